@@ -1,0 +1,170 @@
+"""The shared types: a cell, a read-out, a network of the two, a learning rule and its carry.
+
+Symbols (paper, section 1.1): c is a unit's hidden state, h its output, y a read-out unit's value;
+n units, n_in inputs, n_out read-out units. Arrays are time-major: inputs are [T, *batch, n_in].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+
+class Cell(NamedTuple):
+    """One unit, and how many of it there are (build one with `ej.cells.*`).
+
+    `dynamics` and `output` are written for one unit: every leaf that they see is a scalar. The
+    library maps them over units and batch, and takes every Jacobian from them.
+    """
+
+    init: Callable[[Array], dict]
+    """(key) -> {"w_in": gates of [n_in, n], "w_rec": gates of [n, n], "bias": gates of [n],
+    "theta": {name: [n]}}. One drive: plain arrays. Several: a dict by gate. What is absent has no
+    key."""
+    initial_state: Callable[[dict, tuple[int, ...]], PyTree]
+    """(params, batch_shape) -> c, each leaf [*batch, n]. Only the dtype of `params` counts."""
+    dynamics: Callable[[dict, PyTree, PyTree], PyTree]
+    """(theta_j, c_j^{t-1}, a_j^t) -> c_j^t: the implicit recurrence."""
+    output: Callable[[dict, PyTree], Array]
+    """(theta_j, c_j^t) -> h_j^t."""
+    constants: dict[str, Any]
+    """{name: [n]}: per-unit values that are not trained."""
+    n_in: int
+    n_units: int
+    connectivity: Any = None
+    """None, or bool [n, n]: which recurrent synapses [pre, post] exist."""
+
+
+class Readout(NamedTuple):
+    """Read-out units without explicit recurrence (build one with `ej.readouts.*`; appendix B)."""
+
+    init: Callable[[Array], dict]
+    """(key) -> {"w_out": [n, n_out], "bias": [n_out], "theta": {name: [n_out]}}."""
+    initial_state: Callable[[dict, tuple[int, ...]], Array]
+    """(params, batch_shape) -> y, [*batch, n_out]."""
+    dynamics: Callable[[dict, Array, Array], Array]
+    """(phi_k, y_k^{t-1}, a_k^t) -> y_k^t for one read-out unit, where a^t = h^t @ w_out + bias."""
+    constants: dict[str, Any]
+    n_units: int
+    n_out: int
+    shared: bool = False
+    """True where ∂y^t/∂y^{t-1} and ∂y^t/∂a^t are one number for all read-out units and examples:
+    then γ is the filtered trace of Eq. 39, one for all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One recurrent layer and its read-out.
+
+    Args:
+      cell: from `ej.cells`, or your own.
+      readout: from `ej.readouts`, with the same `n_units`.
+
+    Raises:
+      ValueError: if cell and read-out disagree about `n_units`.
+
+    Example:
+      >>> import jax, eprop_jax as ej
+      >>> net = ej.Network(ej.cells.gru(n_in=3, n_units=5), ej.readouts.linear(n_units=5, n_out=2))
+      >>> params = net.init(jax.random.key(0))
+      >>> params["readout"]["w_out"].shape
+      (5, 2)
+    """
+
+    cell: Cell
+    readout: Readout
+
+    def __post_init__(self):
+        for name, kind in (("cell", Cell), ("readout", Readout)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"{name}: got {type(getattr(self, name)).__name__}, wanted an ej.{kind.__name__} "
+                    f"(from ej.{name}s)"
+                )
+        if self.cell.n_units != self.readout.n_units:
+            raise ValueError(
+                f"readout: has n_units={self.readout.n_units}, wanted {self.cell.n_units}, "
+                "the cell's n_units"
+            )
+
+    def init(self, key: Array) -> dict:
+        """Draw parameters: {"cell": ..., "readout": ...}, as a plain pytree of arrays."""
+        k_cell, k_readout = jax.random.split(key)
+        return {"cell": self.cell.init(k_cell), "readout": self.readout.init(k_readout)}
+
+
+class State(NamedTuple):
+    """What the network itself carries: c^t [*batch, n] a component, and y^t [*batch, n_out]."""
+
+    c: PyTree
+    y: Array
+
+
+class Gamma(NamedTuple):
+    """Read-out traces (Eq. 33-34): ∂y^t/∂(read-out parameters) and ∂y^t/∂(cell parameters)."""
+
+    readout: PyTree
+    cell: PyTree
+
+
+class Carry(NamedTuple):
+    """What a rule threads through time. A rule leaves `()` where it keeps nothing."""
+
+    state: State
+    epsilon: PyTree = ()
+    """ε (Eq. 7): paths through the unit itself. A tree like params["cell"]; each leaf is a state
+    whose components are [*batch, lines, n]."""
+    beta: PyTree = ()
+    """β (Eq. 14) summed over all chains with s = 1 … m−1 explicit jumps: a tuple of traces whose
+    components are [*batch, n, lines, n]; the first n is the unit r where the chain ends."""
+    alpha: PyTree = ()
+    """α (Eq. 21): all paths. Components are [*batch, n, lines, n]."""
+    gamma: PyTree = ()
+
+
+class StepOutput(NamedTuple):
+    """What one step call returns beside the carry, for a chunk of K steps."""
+
+    loss: Array
+    """[]: Σ over the chunk's steps of the mean loss over the batch, plus the activity loss."""
+    grads: PyTree
+    """A tree like `params`: this chunk's share of the gradient."""
+    outputs: Array
+    """y, [K, *batch, n_out]."""
+    activity: Array
+    """h, [K, *batch, n]."""
+    losses: Array
+    """[K, *batch]: the loss of each step and example."""
+
+
+class RuleSpec(NamedTuple):
+    """What a rule is a rule of: read by `ej.compare` and by printed tables."""
+
+    name: str
+    order: int | None
+    """1: e-prop; m: m-order; None: no path is cut."""
+    network: Network
+    loss: Callable
+    activity_loss: Callable | None
+    feedback: str
+
+
+class LearningRule(NamedTuple):
+    """A pair of pure functions, and the whole-sequence form of the same gradient.
+
+    `init(params, batch_shape) -> carry`; `step(params, carry, xs, ys) -> (carry, StepOutput)` for
+    xs [K, *batch, n_in] and ys any pytree of [K, *batch, ...]: K is the shape of what is passed.
+    `whole(params, xs, ys) -> StepOutput` starts from the initial state and keeps no trace; where
+    it is None, `value_and_grad` uses `init` and `step`.
+    """
+
+    init: Callable[..., Carry]
+    step: Callable[..., tuple[Carry, StepOutput]]
+    whole: Callable[..., StepOutput] | None = None
+    spec: RuleSpec | None = None

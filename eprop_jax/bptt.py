@@ -1,0 +1,71 @@
+"""BPTT: the exact gradient, backward in time. Neither causal nor local.
+
+    dL/dh_j^t = ∂L/∂h_j^t + Σ_k dL/dc_k^{t+1} ∂c_k^{t+1}/∂h_j^t          Eq. 2   explicit recurrence
+    dL/dc_j^t = dL/dh_j^t ∂h_j^t/∂c_j^t + dL/dc_j^{t+1} ∂c_j^{t+1}/∂c_j^t  Eq. 3   implicit recurrence
+    dL/dw_ij = Σ_t dL/dc_j^t ∂c_j^t/∂w_ij                                  Eq. 4
+
+These three lines are what reverse-mode differentiation of the unrolled network computes, so that
+is what does it here; `adjoint.sweep` with order None is the same, written out. Werbos 1990.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import forward, rules
+from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State, StepOutput
+
+
+def bptt(
+    net: Network,
+    loss: Callable[[Array, Any], Array],
+    *,
+    activity_loss: Callable[[Array], Array] | None = None,
+) -> LearningRule:
+    """Backpropagation through time (Eq. 2-4).
+
+    A step call differentiates its own chunk and treats the state before it as a constant. The
+    whole sequence in one call is the exact gradient; *shorter chunks are truncated BPTT*, whose
+    gradient depends on where the chunks end.
+
+    Args:
+      net: the network.
+      loss: loss(y [n_out], target) -> [], of one example at one step.
+      activity_loss: f [n] -> [], a loss on the window's mean activity.
+
+    Returns:
+      A `LearningRule`. Its carry holds the network's state and no trace.
+
+    Raises:
+      TypeError, ValueError: for a wrong network or loss; and, when it is called, for parameters,
+        inputs or targets that do not fit.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.rnn(3, 5), ej.readouts.linear(5, 2))
+    >>> rule = ej.bptt(net, ej.losses.squared_error)
+    >>> loss, grads = ej.value_and_grad(rule)(
+    ...     net.init(jax.random.key(0)), jnp.ones((7, 4, 3)), jnp.ones((7, 4, 2)))
+    >>> grads["readout"]["w_out"].shape
+    (5, 2)
+    """
+    spec = rules.specify("BPTT", None, net, loss, activity_loss, "symmetric")
+    return rules.build(spec, lambda *_: {}, gradient)
+
+
+def gradient(spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: Any, keep: bool):
+    """Differentiate the chunk's total loss."""
+
+    def total(params):
+        run = forward.run(spec.network, params, carry.state, xs)
+        losses = jax.vmap(jax.vmap(rules.per_step(spec)))(run.y, ys)
+        activity = rules.activity_losses(spec, run.h)
+        return (jnp.sum(losses) + jnp.sum(activity)) / losses.shape[1], (run, losses)
+
+    (loss, (run, losses)), grads = jax.value_and_grad(total, has_aux=True)(params)
+    state = State(jax.tree.map(lambda c: c[-1], run.c), run.y[-1])
+    grads = rules.masked(spec.network, grads)
+    return carry._replace(state=state), StepOutput(loss, grads, run.y, run.h, losses)

@@ -1,0 +1,231 @@
+"""Refusals. Each names the argument, what came and what was wanted, before anything is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def size(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: got {value!r}, wanted an int >= 1")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, wanted an int >= 1")
+    return int(value)
+
+
+def steps(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"{name}: got {value!r}, wanted an int >= 0 (a number of steps)")
+    return int(value)
+
+
+def is_callable(name: str, value) -> Callable:
+    if not callable(value):
+        raise TypeError(f"{name}: got {type(value).__name__}, wanted a function")
+    return value
+
+
+def positive(name: str, value):
+    array = _numbers(name, value)
+    if not np.all(np.isfinite(array) & (array > 0)):
+        raise ValueError(f"{name}: got {value}, wanted positive and finite")
+    return value
+
+
+def nonnegative(name: str, value):
+    array = _numbers(name, value)
+    if not np.all(np.isfinite(array) & (array >= 0)):
+        raise ValueError(f"{name}: got {value}, wanted non-negative and finite")
+    return value
+
+
+def finite(name: str, value):
+    if not np.all(np.isfinite(_numbers(name, value))):
+        raise ValueError(f"{name}: got {value}, wanted finite numbers")
+    return value
+
+
+def decay(name: str, value):
+    array = _numbers(name, value)
+    if not np.all((array >= 0) & (array < 1)):
+        raise ValueError(f"{name}: got {value}, wanted a decay factor in [0, 1)")
+    return value
+
+
+def per_unit(name: str, value, n: int) -> np.ndarray:
+    """A number or [n] -> [n], in the dtype that came."""
+    array = _numbers(name, value)
+    if array.shape not in ((), (n,)):
+        raise ValueError(f"{name}: got shape {array.shape}, wanted a number or [{n}], one a unit")
+    return np.broadcast_to(array, (n,)).copy()
+
+
+def names(name: str, chosen, allowed) -> tuple[str, ...]:
+    if isinstance(chosen, str) or not all(isinstance(c, str) for c in chosen):
+        raise TypeError(f"{name}: got {chosen!r}, wanted a tuple of names from {tuple(allowed)}")
+    for c in chosen:
+        if c not in allowed:
+            raise ValueError(f"{name}: got {c!r}, wanted names from {tuple(allowed)}")
+    return tuple(chosen)
+
+
+def one_of(name: str, value, allowed) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name}: got {value!r}, wanted one of {tuple(allowed)}")
+    return value
+
+
+def mask(name: str, value, n: int) -> np.ndarray:
+    array = np.asarray(value)
+    if array.shape != (n, n) or array.dtype != bool:
+        raise ValueError(
+            f"{name}: got {array.dtype} {list(array.shape)}, wanted bool [{n}, {n}], [pre, post]"
+        )
+    return array
+
+
+def _numbers(name: str, value) -> np.ndarray:
+    array = np.asarray(value)
+    if not (np.issubdtype(array.dtype, np.number)) or np.iscomplexobj(array):
+        raise TypeError(f"{name}: got {value!r}, wanted real numbers")
+    return array
+
+
+# -- what a rule is given -------------------------------------------------------------------------
+
+
+def parameters(params, expected, feedback_shape: tuple[int, int] | None, rule: str) -> None:
+    """`params` must be what `net.init` would give, and hold `feedback` where the rule reads it."""
+    if not isinstance(params, dict) or not {"cell", "readout"} <= set(params):
+        raise ValueError(
+            f"params: got {_describe(params)}, wanted the dict that net.init gives, with the keys "
+            "'cell' and 'readout'"
+        )
+    expected = dict(expected)
+    if feedback_shape is not None:
+        if "feedback" not in params:
+            raise ValueError(
+                f"params: {rule} reads its feedback weights B {list(feedback_shape)} from "
+                "params['feedback'], which is missing; add them with "
+                "params['feedback'] = ej.feedback.init(key, net)"
+            )
+        expected["feedback"] = jax.ShapeDtypeStruct(feedback_shape, jnp.float32)
+    extra = sorted(set(params) - set(expected))
+    if extra:
+        raise ValueError(
+            f"params: got the entries {extra}, which {rule} does not train; remove them (their "
+            "gradient would be a silent zero)"
+        )
+    got, want = _by_path(params), _by_path(expected)
+    for path in want.keys() - got.keys():
+        raise ValueError(
+            f"params{path}: missing, wanted {list(want[path].shape)}; are these the parameters of "
+            "another network?"
+        )
+    for path in got.keys() - want.keys():
+        raise ValueError(
+            f"params{path}: this network has no such parameter; are these the parameters of "
+            "another network?"
+        )
+    for path, leaf in got.items():
+        shape, dtype = jnp.shape(leaf), _dtype(leaf)
+        if shape != want[path].shape:
+            raise ValueError(
+                f"params{path}: got shape {list(shape)}, wanted {list(want[path].shape)}; are "
+                "these the parameters of another network?"
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"params{path}: got dtype {dtype}, wanted a floating dtype")
+    dtypes = {str(_dtype(leaf)) for leaf in got.values()}
+    if len(dtypes) > 1:
+        raise TypeError(f"params: got the dtypes {sorted(dtypes)}, wanted one dtype for all leaves")
+
+
+def batch(value) -> tuple[int, ...]:
+    value = (value,) if isinstance(value, (int, np.integer)) else value
+    if not isinstance(value, (tuple, list)) or not all(
+        isinstance(b, (int, np.integer)) and not isinstance(b, bool) and b >= 1 for b in value
+    ):
+        raise ValueError(f"batch_shape: got {value!r}, wanted a tuple of ints >= 1, such as () or (8,)")
+    return tuple(int(b) for b in value)
+
+
+def sequence(xs, ys, n_in: int) -> tuple[int, ...]:
+    """xs [T, *batch, n_in] and every leaf of ys [T, *batch, ...] -> batch shape."""
+    if not hasattr(xs, "shape") or not hasattr(xs, "dtype"):
+        raise TypeError(f"xs: got {type(xs).__name__}, wanted an array [T, *batch, {n_in}]")
+    if xs.ndim < 2 or xs.shape[-1] != n_in:
+        raise ValueError(
+            f"xs: got shape {list(xs.shape)}, wanted [T, *batch, {n_in}] (time first, n_in={n_in} last)"
+        )
+    if xs.shape[0] == 0:
+        raise ValueError(f"xs: got an empty sequence, shape {list(xs.shape)}, wanted T >= 1")
+    if 0 in xs.shape:
+        raise ValueError(f"xs: got an empty batch, shape {list(xs.shape)}, wanted sizes >= 1")
+    dtype = _dtype(xs)
+    if not (jnp.issubdtype(dtype, jnp.number) or dtype == bool) or jnp.issubdtype(
+        dtype, jnp.complexfloating
+    ):
+        raise TypeError(f"xs: got dtype {dtype}, wanted real numbers")
+    lead = xs.shape[:-1]
+    leaves = _by_path(ys)
+    if not leaves:
+        raise ValueError("ys: got no arrays, wanted targets [T, *batch, ...]")
+    for path, leaf in leaves.items():
+        shape = jnp.shape(leaf)
+        if shape[: len(lead)] != lead:
+            raise ValueError(
+                f"ys{path}: got shape {list(shape)}, wanted {list(lead)} + [...]: time and batch as "
+                f"in xs, which has shape {list(xs.shape)}"
+            )
+    return tuple(lead[1:])
+
+
+def carry(carry, batch_shape: tuple[int, ...], n_out: int) -> None:
+    shape = getattr(getattr(getattr(carry, "state", None), "y", None), "shape", None)
+    if shape is None:
+        raise TypeError(f"carry: got {type(carry).__name__}, wanted what this rule's init returned")
+    if tuple(shape) != (*batch_shape, n_out):
+        raise ValueError(
+            f"carry: was made for batch {list(shape[:-1])} and n_out={shape[-1]}, but xs has batch "
+            f"{list(batch_shape)} and the network n_out={n_out}"
+        )
+
+
+def unit_functions(cell, c, a, theta) -> None:
+    """The user's one-unit functions keep the state's structure, shapes and dtypes."""
+    out = jax.eval_shape(cell.dynamics, theta, c, a)
+    if jax.tree.structure(out) != jax.tree.structure(c):
+        raise ValueError(
+            f"dynamics: got a state {jax.tree.structure(out)}, wanted {jax.tree.structure(c)}, the "
+            "structure of the initial state"
+        )
+    for (path, was), now in zip(jax.tree.leaves_with_path(c), jax.tree.leaves(out)):
+        if was.shape != now.shape or was.dtype != now.dtype:
+            raise ValueError(
+                f"dynamics: turns the state{jax.tree_util.keystr(path)} from {was.dtype}"
+                f"{list(was.shape)} into {now.dtype}{list(now.shape)}; wanted the same shape and dtype"
+            )
+    if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(c)):
+        raise ValueError("state: got no floating component, wanted at least one")
+    h = jax.eval_shape(cell.output, theta, c)
+    if getattr(h, "shape", None) != () or not jnp.issubdtype(h.dtype, jnp.floating):
+        raise ValueError(f"output: got {h}, wanted one floating scalar, h_j")
+
+
+def _by_path(tree) -> dict[str, object]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _dtype(leaf):
+    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def _describe(value) -> str:
+    return f"a dict with the keys {sorted(map(str, value))}" if isinstance(value, dict) else type(value).__name__
+
+

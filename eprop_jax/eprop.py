@@ -1,0 +1,92 @@
+"""e-prop: the explicit recurrence is cut, and what is left is causal and local.
+
+    ε_ij^t = ∂c_j^t/∂c_j^{t-1} ε_ij^{t-1} + ∂c_j^t/∂w_ij           Eq. 8   implicit variable
+    e_ij^t = ∂h_j^t/∂c_j^t ε_ij^t                                  Eq. 9   eligibility trace
+    γ_ij^{t,k} = ∂y_k^t/∂y_k^{t-1} γ_ij^{t-1,k} + ∂y_k^t/∂h_j^t e_ij^t     Eq. 34
+    dL/dw_ij ≈ Σ_t Σ_k ∂L/∂y_k^t γ_ij^{t,k}                        Eq. 25, 36
+
+With a leaky read-out γ_ij^{t,k} = w_jk F_κ(e_ij^t) (Eq. 39), one filtered trace for all k, and the
+sum is Σ_t L_j^t F_κ(e_ij^t) (Eq. 40). G. Martín-Sánchez et al. 2022; Bellec et al. 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import chunks, recursions, rules
+from eprop_jax import traces as tr
+from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec
+
+
+def eprop(
+    net: Network,
+    loss: Callable[[Array, Any], Array],
+    *,
+    feedback: str = "symmetric",
+    activity_loss: Callable[[Array], Array] | None = None,
+) -> LearningRule:
+    """E-prop (Eq. 25, with the read-outs of appendix B): causal, local, approximate.
+
+    Exact where there is no explicit recurrence. The read-out's own gradient is always exact.
+    `step` takes chunks of any length, and any sequence of chunks gives the same total gradient.
+
+    Args:
+      net: the network.
+      loss: loss(y [n_out], target) -> [], of one example at one step.
+      feedback: "symmetric": learning signals through w_out. "random": through fixed weights
+        params["feedback"] [n, n_out] (`ej.feedback.init`), whose gradient is zero by definition.
+        "adaptive": through params["feedback"], which gets the same gradient as w_out.
+      activity_loss: f [n] -> [], a loss on the window's mean activity, such as
+        `ej.losses.firing_rate`. The window is what `step` is given.
+
+    Returns:
+      A `LearningRule`. Its carry holds ε and γ: [*batch, lines, n] a component, constant in T.
+
+    Raises:
+      TypeError, ValueError: for a wrong network, loss or feedback; and, when it is called, for
+        parameters, inputs or targets that do not fit.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.lif(3, 5), ej.readouts.leaky(5, 2))
+    >>> rule = ej.eprop(net, ej.losses.squared_error)
+    >>> params = net.init(jax.random.key(0))
+    >>> carry = rule.init(params, batch_shape=(4,))
+    >>> carry, out = rule.step(params, carry, jnp.ones((1, 4, 3)), jnp.ones((1, 4, 2)))
+    >>> out.grads["cell"]["w_rec"].shape
+    (5, 5)
+    """
+    spec = rules.specify("e-prop", 1, net, loss, activity_loss, feedback)
+    return rules.build(spec, init_traces, chunks.gradient(recursion))
+
+
+def init_traces(spec: RuleSpec, params: dict, state, batch: int) -> dict:
+    """ε = 0 and γ = 0: no path has started."""
+    return {
+        "epsilon": tr.zeros(params["cell"], state.c, batch),
+        "gamma": recursions.zeros(spec, params, state, batch),
+    }
+
+
+def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+    """One step: the equations above, in their order."""
+    p = params["cell"]
+    epsilon = tr.unpack(p, carry.state.c, carry.epsilon)
+    gamma_out, gamma = recursions.unpack(params, carry)
+
+    epsilon = recursions.implicit_variable(m.J, epsilon, m.sources)  # Eq. 8
+    e = [recursions.own(m.J.psi, eps, s.xi) for eps, s in zip(epsilon, m.sources)]  # Eq. 9
+    gamma = [recursions.readout_variable(m, g, x) for g, x in zip(gamma, e)]  # Eq. 34
+    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 36, 40
+    if m.dL_dh is not None:  # the activity loss meets h itself: Eq. 25
+        grads = [g + jnp.sum(tr.scale(m.dL_dh, x), 0) for g, x in zip(grads, e)]
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out)
+
+    carry = carry._replace(
+        epsilon=tr.pack(p, carry.state.c, epsilon),
+        gamma=recursions.pack(params, carry, gamma_out, gamma),
+    )
+    return carry, jax.tree.structure(p).unflatten(grads), grads_out

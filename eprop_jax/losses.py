@@ -1,0 +1,118 @@
+"""Losses of one example at one step, loss(y [n_out], target) -> [], and of a window's activity.
+
+A rule sums them over steps and takes the mean over the batch. Any such function fits, optax's
+included; one that returns an array (optax.squared_error) is summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import checks
+from eprop_jax.base import Array
+
+Loss = Callable[[Array, Any], Array]
+
+
+def squared_error(y: Array, target: Array) -> Array:
+    """½ Σ_k (y_k − target_k)².
+
+    Args:
+      y: [n_out].
+      target: [n_out].
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    >>> import jax.numpy as jnp, eprop_jax as ej
+    >>> float(ej.losses.squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
+    2.0
+    """
+    target = jnp.asarray(target)
+    if target.shape != y.shape:
+        raise ValueError(
+            f"ys: got a target of shape {list(target.shape)} for one example and step, wanted "
+            f"{list(y.shape)}, one value a read-out unit"
+        )
+    return 0.5 * jnp.sum((y - target.astype(y.dtype)) ** 2)
+
+
+def softmax_cross_entropy(y: Array, target: Array) -> Array:
+    """−Σ_k target_k log softmax(y)_k, for a one-hot (or soft) target, or an integer class.
+
+    Args:
+      y: logits, [n_out].
+      target: integer [], or floating [n_out].
+
+    Raises:
+      ValueError: if the target is neither.
+
+    >>> import jax.numpy as jnp, eprop_jax as ej
+    >>> round(float(ej.losses.softmax_cross_entropy(jnp.zeros(4), jnp.array(2))), 4)
+    1.3863
+    """
+    target = jnp.asarray(target)
+    log_p = jax.nn.log_softmax(y)
+    if target.shape == () and jnp.issubdtype(target.dtype, jnp.integer):
+        return -jnp.sum(jnp.where(jnp.arange(y.shape[0]) == target, log_p, 0.0))
+    if target.shape != y.shape:
+        raise ValueError(
+            f"ys: got a target {target.dtype}{list(target.shape)} for one example and step, wanted "
+            f"an integer class [] or a distribution {list(y.shape)}"
+        )
+    return -jnp.sum(target.astype(y.dtype) * log_p)
+
+
+def masked(loss: Loss) -> Loss:
+    """Weight each step: the target becomes (target, mask), mask [] a bool or a number.
+
+    Args:
+      loss: any per-step loss.
+
+    Raises:
+      TypeError: if `loss` is no function, or the target no pair.
+
+    >>> import jax.numpy as jnp, eprop_jax as ej
+    >>> loss = ej.losses.masked(ej.losses.squared_error)
+    >>> float(loss(jnp.array([2.0]), (jnp.array([0.0]), jnp.array(False))))
+    0.0
+    """
+    checks.is_callable("loss", loss)
+
+    def weighted(y, target):
+        if not isinstance(target, tuple) or len(target) != 2:
+            raise TypeError(
+                f"ys: got {type(target).__name__}, wanted the pair (target, mask) of a masked loss"
+            )
+        target, mask = target
+        mask = jnp.asarray(mask).astype(y.dtype)
+        value = jnp.sum(loss(y, target))
+        return jnp.where(mask == 0, jnp.zeros_like(value), mask * value)
+
+    return weighted
+
+
+def firing_rate(target: Any, strength: float = 1.0) -> Callable[[Array], Array]:
+    """Activity loss ½ · strength · Σ_j (f_j − target)², f_j the mean of h_j over the window.
+
+    Pass it to a rule as `activity_loss`. The window is the chunk that `step` gets, and f is each
+    example's own; the loss is the mean over the batch, like every other.
+
+    Args:
+      target: the rate wanted, in spikes a step (10 Hz at dt = 1 ms: 0.01), a number or [n].
+      strength: c_reg, not negative.
+
+    Raises:
+      ValueError: if `strength` is negative.
+
+    >>> import jax.numpy as jnp, eprop_jax as ej
+    >>> round(float(ej.losses.firing_rate(0.01, strength=2.0)(jnp.array([0.02, 0.01]))), 6)
+    0.0001
+    """
+    checks.finite("target", target)
+    checks.nonnegative("strength", strength)
+    return lambda f: 0.5 * strength * jnp.sum((f - jnp.asarray(target, f.dtype)) ** 2)

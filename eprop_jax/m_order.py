@@ -1,0 +1,129 @@
+"""m-order e-prop: paths with at most m − 1 explicit jumps. Between e-prop (m = 1) and RTRL (m ≥ T).
+
+The paper's explicit variable follows one chain of units, k_s, …, k_1, j (Eq. 15):
+
+    β_ij^t(k, k', …, j) = ∂c_k^t/∂c_k^{t-1} β_ij^{t-1}(k, k', …, j)
+                          + ∂c_k^t/∂h_k'^{t-1} ∂h_k'^{t-1}/∂c_k'^{t-1} β_ij^{t-1}(k', …, j)
+
+Chains are exponentially many, but only their ends meet the loss. Summed over all chains with s
+jumps that end at r, β⁽ˢ⁾_ij^{t,r} obeys the same line (it is linear):
+
+    β⁽ˢ⁾_ij^{t,r} = ∂c_r^t/∂c_r^{t-1} β⁽ˢ⁾_ij^{t-1,r} + Σ_k ∂c_r^t/∂h_k^{t-1} b⁽ˢ⁻¹⁾_ij^{t-1,k}
+    b⁽ˢ⁾_ij^{t,r} = ∂h_r^t/∂c_r^t β⁽ˢ⁾_ij^{t,r}              Eq. 16;  β⁽⁰⁾ = ε at r = j, b⁽⁰⁾ = e
+    dL/dw_ij ≈ Σ_t Σ_r ∂L/∂h_r^t Σ_{s<m} b⁽ˢ⁾_ij^{t,r}       Eq. 19-20, cut at m − 1 jumps (section 4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import checks, chunks, recursions, rules
+from eprop_jax.eprop import init_traces as first_order_traces
+from eprop_jax.eprop import recursion as first_order
+from eprop_jax import traces as tr
+from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec
+
+
+def m_order_eprop(
+    net: Network,
+    loss: Callable[[Array, Any], Array],
+    *,
+    order: int,
+    feedback: str = "symmetric",
+    activity_loss: Callable[[Array], Array] | None = None,
+) -> LearningRule:
+    """m-order e-prop (section 4): order 1 is e-prop, order ≥ T is the exact gradient.
+
+    Each further order keeps one more explicit jump h^{t-1} → c^t, and reaches synapses one hop
+    further from the read-out. Over a whole sequence it costs about m times BPTT and no trace; run
+    causally, chunk by chunk, it holds m − 1 traces of RTRL's size.
+
+    Args:
+      net: the network.
+      loss: loss(y [n_out], target) -> [], of one example at one step.
+      order: m ≥ 1.
+      feedback: "symmetric", "random" or "adaptive", as in `eprop`; it replaces w_out at the end of
+        every path.
+      activity_loss: f [n] -> [], a loss on the window's mean activity.
+
+    Returns:
+      A `LearningRule`. Its carry holds ε, β⁽¹⁾ … β⁽ᵐ⁻¹⁾ and γ.
+
+    Raises:
+      TypeError, ValueError: for order < 1, a wrong network, loss or feedback; and, when it is
+        called, for parameters, inputs or targets that do not fit.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.gru(3, 5), ej.readouts.linear(5, 2))
+    >>> rule = ej.m_order_eprop(net, ej.losses.squared_error, order=3)
+    >>> loss, grads = ej.value_and_grad(rule)(
+    ...     net.init(jax.random.key(0)), jnp.ones((7, 4, 3)), jnp.ones((7, 4, 2)))
+    >>> grads["cell"]["w_rec"]["z"].shape
+    (5, 5)
+    """
+    order = checks.size("order", order)
+    spec = rules.specify(f"order {order}", order, net, loss, activity_loss, feedback)
+    if order == 1:
+        return rules.build(
+            spec, first_order_traces, chunks.gradient(first_order)
+        )
+    return rules.build(spec, init_traces, chunks.gradient(recursion))
+
+
+def init_traces(spec: RuleSpec, params: dict, state, batch: int) -> dict:
+    """ε = β⁽ˢ⁾ = 0 and γ = 0: no path has started."""
+    n = spec.network.cell.n_units
+    dense = tr.zeros(params["cell"], state.c, batch, (n,))
+    return {
+        **first_order_traces(spec, params, state, batch),
+        "beta": (dense,) * (spec.order - 1),
+    }
+
+
+def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+    """One step: the equations above, in their order."""
+    p, c = params["cell"], carry.state.c
+    epsilon = tr.unpack(p, c, carry.epsilon)
+    beta = [tr.unpack(p, c, b) for b in carry.beta]
+    gamma_out, gamma = recursions.unpack(params, carry)
+
+    xi_tm1 = recursions.xi_tm1(m, p)
+    e_tm1 = [recursions.at_own_unit(recursions.own(m.psi_tm1, eps, xi)) for eps, xi in
+             zip(epsilon, xi_tm1)]  # fmt: skip
+    b_tm1 = [e_tm1] + [[recursions.ends(m.psi_tm1, x, None) for x in b] for b in beta]  # Eq. 16
+    epsilon = recursions.implicit_variable(m.J, epsilon, m.sources)  # Eq. 8
+    beta = [  # Eq. 15, summed over chains
+        [
+            tuple(
+                tr.total(
+                    [tr.scale_ends(D, x) for D, x in zip(m.J.D[r], b)]
+                    + [recursions.explicit(m, r, shorter)],
+                    b[r],
+                )
+                for r in range(len(b))
+            )
+            for b, shorter in zip(b_s, b_tm1[s])
+        ]
+        for s, b_s in enumerate(beta)
+    ]
+    b = [  # Eq. 16, and the sum over s
+        recursions.at_own_unit(recursions.own(m.J.psi, epsilon[i], source.xi))
+        + sum(recursions.ends(m.J.psi, b_s[i], None) for b_s in beta)
+        for i, source in enumerate(m.sources)
+    ]
+    gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, b)]  # Eq. 34
+    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 19-20, 36
+    if m.dL_dh is not None:
+        grads = [g + jnp.sum(tr.scale_ends(m.dL_dh, x), (0, 1)) for g, x in zip(grads, b)]
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out)
+
+    carry = carry._replace(
+        epsilon=tr.pack(p, c, epsilon),
+        beta=tuple(tr.pack(p, c, b_s) for b_s in beta),
+        gamma=recursions.pack(params, carry, gamma_out, gamma),
+    )
+    return carry, jax.tree.structure(p).unflatten(grads), grads_out

@@ -1,0 +1,100 @@
+"""RTRL: every path is carried forward. Causal and exact, but neither local nor cheap.
+
+    α_ij^{t,r} = ∂c_r^t/∂c_r^{t-1} α_ij^{t-1,r}
+                 + Σ_k ∂c_r^t/∂h_k^{t-1} ∂h_k^{t-1}/∂c_k^{t-1} α_ij^{t-1,k} + ∂c_r^t/∂w_ij     Eq. 22
+    a_ij^{t,r} = ∂h_r^t/∂c_r^t α_ij^{t,r}                                                  Eq. 23
+    dL/dw_ij = Σ_t Σ_r ∂L/∂h_r^t a_ij^{t,r}                                                Eq. 24
+
+With a read-out, ∂L/∂h becomes the read-out variable of Eq. 34, over all r. The last term of Eq. 22
+is zero for r ≠ j. Williams and Zipser 1989.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import chunks, recursions, rules
+from eprop_jax import traces as tr
+from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec
+
+
+def rtrl(
+    net: Network,
+    loss: Callable[[Array, Any], Array],
+    *,
+    activity_loss: Callable[[Array], Array] | None = None,
+) -> LearningRule:
+    """Real-time recurrent learning (Eq. 22-24): the exact gradient, causally.
+
+    Memory is O(n) times e-prop's: one trace a synapse and unit. `step` takes chunks of any length;
+    longer chunks are far cheaper (O(n³) a step at K ≈ n, against O(n⁴) at K = 1).
+
+    Args:
+      net: the network.
+      loss: loss(y [n_out], target) -> [], of one example at one step.
+      activity_loss: f [n] -> [], a loss on the window's mean activity.
+
+    Returns:
+      A `LearningRule`. Its carry holds α: [*batch, n, lines, n] a component, and γ.
+
+    Raises:
+      TypeError, ValueError: for a wrong network or loss; and, when it is called, for parameters,
+        inputs or targets that do not fit.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.rnn(3, 5), ej.readouts.linear(5, 2))
+    >>> rule = ej.rtrl(net, ej.losses.squared_error)
+    >>> carry = rule.init(net.init(jax.random.key(0)), batch_shape=(4,))
+    >>> carry.alpha["w_rec"].shape
+    (4, 5, 5, 5)
+    """
+    spec = rules.specify("RTRL", None, net, loss, activity_loss, "symmetric")
+    return rules.build(spec, init_traces, chunks.gradient(recursion))
+
+
+def init_traces(spec: RuleSpec, params: dict, state, batch: int) -> dict:
+    """α = 0 and γ = 0: no path has started."""
+    n = spec.network.cell.n_units
+    return {
+        "alpha": tr.zeros(params["cell"], state.c, batch, (n,)),
+        "gamma": recursions.zeros(spec, params, state, batch),
+    }
+
+
+def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+    """One step: the equations above, in their order."""
+    p = params["cell"]
+    alpha = tr.unpack(p, carry.state.c, carry.alpha)
+    gamma_out, gamma = recursions.unpack(params, carry)
+
+    a_tm1 = [  # Eq. 23, one step before; θ_j also reaches h_j directly
+        recursions.ends(m.psi_tm1, al, xi) for al, xi in zip(alpha, recursions.xi_tm1(m, p))
+    ]
+    alpha = [  # Eq. 22
+        tuple(
+            tr.total(
+                [tr.scale_ends(D, x) for D, x in zip(m.J.D[r], al)]
+                + [recursions.explicit(m, r, a)],
+                al[r],
+            )
+            + recursions.at_own_unit(tr.direct(source, r, al[r][:, 0]))
+            for r in range(len(al))
+        )
+        for al, a, source in zip(alpha, a_tm1, m.sources)
+    ]
+    a = [recursions.ends(m.J.psi, al, s.xi) for al, s in zip(alpha, m.sources)]  # Eq. 23
+    gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, a)]  # Eq. 34
+    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 24, 36
+    if m.dL_dh is not None:
+        grads = [g + jnp.sum(tr.scale_ends(m.dL_dh, x), (0, 1)) for g, x in zip(grads, a)]
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out)
+
+    carry = carry._replace(
+        alpha=tr.pack(p, carry.state.c, alpha),
+        gamma=recursions.pack(params, carry, gamma_out, gamma),
+    )
+    return carry, jax.tree.structure(p).unflatten(grads), grads_out

@@ -1,0 +1,197 @@
+"""What every rule does around its own mathematics: refuse, cast, run the network, fill the carry.
+
+Batches of any shape are folded into one axis here, so that the mathematics sees [K, B, ...].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import checks, feedback, forward
+from eprop_jax import jacobians as jac
+from eprop_jax.base import (
+    Array,
+    Carry,
+    LearningRule,
+    Network,
+    PyTree,
+    RuleSpec,
+    State,
+    StepOutput,
+)
+from eprop_jax.cells import compute_dtype
+
+
+class Chunk(NamedTuple):
+    """K steps of the network, and how the loss meets them."""
+
+    run: forward.Trajectory
+    losses: Array
+    """[K, B]"""
+    dL_dy: Array
+    """∂L/∂y^t of the mean over the batch, [K, B, n_out]"""
+    activity: Array
+    """activity loss, [B]"""
+    dL_dh: Array | None
+    """its direct derivative ∂L/∂h^t, the same at each step, [B, n]"""
+
+    @property
+    def loss(self) -> Array:
+        return (jnp.sum(self.losses) + jnp.sum(self.activity)) / self.losses.shape[1]
+
+
+def specify(
+    name: str, order: int | None, net: Network, loss: Any, activity_loss: Any, kind: str
+) -> RuleSpec:
+    """Refuse what is no network or no loss."""
+    if not isinstance(net, Network):
+        raise TypeError(f"net: got {type(net).__name__}, wanted an ej.Network(cell, readout)")
+    checks.is_callable("loss", loss)
+    if activity_loss is not None:
+        checks.is_callable("activity_loss", activity_loss)
+    checks.one_of("feedback", kind, feedback.KINDS)
+    return RuleSpec(name, order, net, loss, activity_loss, kind)
+
+
+def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> LearningRule:
+    """init, step and whole of a rule, from its traces and its gradient.
+
+    `init_traces(spec, params, state, B)` gives the carry's fields beside `state`;
+    `gradient(spec, params, carry, xs, ys, keep)` works on one batch axis, in the compute dtype.
+    """
+    net = spec.network
+    expected = jax.eval_shape(net.init, jax.random.key(0))
+    B_shape = None if spec.feedback == "symmetric" else (net.readout.n_units, net.readout.n_out)
+
+    def check(params):
+        checks.parameters(params, expected, B_shape, spec.name)
+
+    def init_state(params, batch_shape) -> State:
+        c = net.cell.initial_state(params["cell"], batch_shape)
+        return State(c, net.readout.initial_state(params["readout"], batch_shape))
+
+    @jax.jit
+    def _step(params, carry, xs, ys):
+        batch = xs.shape[1:-1]
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), carry)
+        flat, out = gradient(spec, compute(net, params), flat, *fold(params, xs, ys), True)
+        carry = jax.tree.map(lambda x, like: x.reshape(like.shape), flat, carry)
+        return carry, unfold(params, out, batch)
+
+    @jax.jit
+    def _whole(params, xs, ys):
+        batch = xs.shape[1:-1]
+        carry = Carry(init_state(params, (math.prod(batch),)))
+        _, out = gradient(spec, compute(net, params), carry, *fold(params, xs, ys), False)
+        return unfold(params, out, batch)
+
+    def init(params, batch_shape=()) -> Carry:
+        check(params)
+        batch_shape = checks.batch(batch_shape)
+        check_unit(net, params)
+        state = init_state(params, batch_shape)
+        b = math.prod(batch_shape)
+        one_axis = jax.tree.map(lambda x: x.reshape(b, x.shape[-1]), state)
+        traces = init_traces(spec, compute(net, params), one_axis, b)
+        traces = jax.tree.map(lambda x: x.reshape(*batch_shape, *x.shape[1:]), traces)
+        return Carry(state, **traces)
+
+    def step(params, carry, xs, ys):
+        check(params)
+        batch = checks.sequence(xs, ys, net.cell.n_in)
+        checks.carry(carry, batch, net.readout.n_out)
+        return _step(params, carry, xs, ys)
+
+    def whole(params, xs, ys):
+        check(params)
+        checks.sequence(xs, ys, net.cell.n_in)
+        check_unit(net, params)
+        return _whole(params, xs, ys)
+
+    return LearningRule(init, step, whole, spec)
+
+
+def check_unit(net: Network, params: dict) -> None:
+    """The cell's and the read-out's one-unit functions, tried on shapes alone."""
+    for layer, p in ((net.cell, params["cell"]), (jac.as_cell(net.readout), params["readout"])):
+        p = jax.eval_shape(lambda p: jax.tree.map(lambda x: x.astype(compute_dtype(p)), p), p)
+        c = jax.eval_shape(lambda layer=layer, p=p: layer.initial_state(p, ()))
+        c = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), c)
+        scalar = jax.ShapeDtypeStruct((), compute_dtype(p))
+        values = jax.eval_shape(lambda p, layer=layer: jac.theta(layer, p), p)
+        values = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), values)
+        gates = set().union(
+            *(jac.as_gates(p[k]) for k in ("w_in", "w_rec", "bias", "w_out") if k in p)
+        )
+        checks.unit_functions(layer, c, jac.of_gates({g: scalar for g in gates}), values)
+
+
+def compute(net: Network, params: dict) -> dict:
+    """Parameters as the mathematics uses them: at least float32, absent synapses zero."""
+    params = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
+    if net.cell.connectivity is None or "w_rec" not in params["cell"]:
+        return params
+    mask = jnp.asarray(net.cell.connectivity)
+    w_rec = jax.tree.map(lambda w: jnp.where(mask, w, 0), params["cell"]["w_rec"])
+    return {**params, "cell": {**params["cell"], "w_rec": w_rec}}
+
+
+def masked(net: Network, grads: dict) -> dict:
+    """A synapse that does not exist has no gradient."""
+    if net.cell.connectivity is None or "w_rec" not in grads["cell"]:
+        return grads
+    mask = jnp.asarray(net.cell.connectivity)
+    w_rec = jax.tree.map(lambda g: jnp.where(mask, g, 0), grads["cell"]["w_rec"])
+    return {**grads, "cell": {**grads["cell"], "w_rec": w_rec}}
+
+
+def fold(params: dict, xs: Array, ys: PyTree) -> tuple[Array, PyTree]:
+    """[K, *batch, ...] -> [K, B, ...]; inputs in the compute dtype."""
+    n_batch, k = xs.ndim - 2, xs.shape[0]
+    b = math.prod(xs.shape[1:-1])
+    xs = xs.reshape(k, b, xs.shape[-1]).astype(compute_dtype(params))
+    return xs, jax.tree.map(lambda y: jnp.reshape(y, (k, b, *jnp.shape(y)[1 + n_batch :])), ys)
+
+
+def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
+    """The batch's own shape again; gradients in the parameters' dtype."""
+    outputs, activity, losses = (
+        x.reshape(x.shape[0], *batch, *x.shape[2:])
+        for x in (out.outputs, out.activity, out.losses)
+    )
+    grads = jax.tree.map(lambda g, p: g.astype(p.dtype), out.grads, params)
+    return StepOutput(out.loss, grads, outputs, activity, losses)
+
+
+def per_step(spec: RuleSpec) -> Callable[[Array, PyTree], Array]:
+    """The loss of one example and step, as a scalar."""
+    return lambda y, target: jnp.sum(spec.loss(y, target))
+
+
+def activity_losses(spec: RuleSpec, h: Array) -> Array:
+    """The activity loss of each example over the window, [B]."""
+    if spec.activity_loss is None:
+        return jnp.zeros(h.shape[1], h.dtype)
+    return jax.vmap(lambda f: jnp.sum(spec.activity_loss(f)))(jnp.mean(h, 0))
+
+
+def meet(spec: RuleSpec, params: dict, state: State, xs: Array, ys: PyTree) -> Chunk:
+    """Run the chunk, and differentiate the loss where it touches the network."""
+    run = forward.run(spec.network, params, state, xs)
+    K, B = run.y.shape[:2]
+    losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, ys)
+    activity, dL_dh = activity_losses(spec, run.h), None
+    if spec.activity_loss is not None:
+        of_rate = jax.grad(lambda f: jnp.sum(spec.activity_loss(f)))
+        dL_dh = jax.vmap(of_rate)(jnp.mean(run.h, 0)) / (K * B)
+    return Chunk(run, losses, dL_dy / B, activity, dL_dh)
+
+
+def finish(spec: RuleSpec, params: dict, chunk: Chunk, grads: dict) -> StepOutput:
+    grads = feedback.gradient(params, spec.feedback, masked(spec.network, grads))
+    return StepOutput(chunk.loss, grads, chunk.run.y, chunk.run.h, chunk.losses)

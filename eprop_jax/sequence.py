@@ -1,0 +1,97 @@
+"""`value_and_grad`: a learning rule where `jax.value_and_grad` of a sequence loss would stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import checks
+from eprop_jax.base import Array, LearningRule, PyTree
+from eprop_jax.cells import compute_dtype
+
+
+class Aux(NamedTuple):
+    """What the network did: outputs y [T, *batch, n_out], activity h [T, *batch, n], and the loss of
+    each step and example, [T, *batch]."""
+
+    outputs: Array
+    activity: Array
+    losses: Array
+
+
+def value_and_grad(
+    rule: LearningRule, chunk: int | None = None, has_aux: bool = False
+) -> Callable[[PyTree, Array, PyTree], Any]:
+    """The rule over a whole sequence, with the return conventions of `jax.value_and_grad`.
+
+    Args:
+      rule: a learning rule.
+      chunk: None: the whole sequence in one call, without traces (memory grows with T). An int K:
+        K steps at a time, with traces carried across (memory does not grow with T); if K does not
+        divide T, the last chunk is shorter.
+      has_aux: also return the network's outputs.
+
+    Returns:
+      f(params, xs, ys) -> (loss, grads), or ((loss, Aux), grads), for xs [T, *batch, n_in] and ys
+      any pytree of [T, *batch, ...]. The loss is Σ_t mean_batch loss. `grads` is a tree like
+      `params`. For every rule but `bptt` (whose short chunks are truncated) and with no activity
+      loss (whose window is the chunk), the chunk changes cost and not the result.
+
+    Raises:
+      TypeError, ValueError: for chunk < 1; when called, for what does not fit the network.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.rnn(3, 5), ej.readouts.linear(5, 2))
+    >>> f = ej.value_and_grad(ej.eprop(net, ej.losses.squared_error), chunk=4, has_aux=True)
+    >>> (loss, aux), grads = f(net.init(jax.random.key(0)), jnp.ones((10, 3)), jnp.ones((10, 2)))
+    >>> loss.shape, aux.outputs.shape
+    ((), (10, 2))
+    """
+    if not isinstance(rule, LearningRule):
+        raise TypeError(f"rule: got {type(rule).__name__}, wanted an ej.LearningRule")
+    if chunk is not None:
+        chunk = checks.size("chunk", chunk)
+
+    def whole(params, xs, ys):
+        out = rule.whole(params, xs, ys)
+        aux = Aux(out.outputs, out.activity, out.losses)
+        return ((out.loss, aux) if has_aux else out.loss), out.grads
+
+    @jax.jit
+    def chunked(params, xs, ys):
+        T, K = xs.shape[0], chunk or xs.shape[0]
+        wide = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
+        loss = jnp.zeros((), compute_dtype(params))
+        total = (rule.init(wide, xs.shape[1:-1]), loss, jax.tree.map(jnp.zeros_like, wide))
+
+        def step(total, part):
+            carry, loss, grads = total
+            carry, out = rule.step(wide, carry, *part)
+            grads = jax.tree.map(jnp.add, grads, out.grads)
+            aux = Aux(out.outputs, out.activity, out.losses) if has_aux else ()
+            return (carry, loss + out.loss, grads), aux
+
+        full = T // K * K
+        folded = jax.tree.map(
+            lambda x: x[:full].reshape(T // K, K, *x.shape[1:]), (xs, ys)
+        )
+        total, aux = jax.lax.scan(step, total, folded)
+        aux = jax.tree.map(lambda x: x.reshape(full, *x.shape[2:]), aux)
+        if full < T:
+            total, rest = step(total, jax.tree.map(lambda x: x[full:], (xs, ys)))
+            aux = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), aux, rest)
+        _, loss, grads = total
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+        return ((loss, aux) if has_aux else loss), grads
+
+    def f(params, xs, ys):
+        if rule.whole is not None and (chunk is None or chunk >= jnp.shape(xs)[0]):
+            return whole(params, xs, ys)
+        if rule.spec is not None:  # refuse before tracing
+            checks.sequence(xs, ys, rule.spec.network.cell.n_in)
+        return chunked(params, xs, ys)
+
+    return f
