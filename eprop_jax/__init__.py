@@ -1,9 +1,37 @@
 """eprop_jax: write the neuron, get every learning rule."""
 
 from eprop_jax import cells, feedback, jacobians, losses, readouts, surrogates
-from eprop_jax.base import Carry, Cell, LearningRule, Network, Readout, StepOutput
+from eprop_jax.base import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
 from eprop_jax.bptt import bptt
+from eprop_jax.compare import compare, fidelity
 from eprop_jax.eprop import eprop
 from eprop_jax.m_order import m_order_eprop
+from eprop_jax.online import online
 from eprop_jax.rtrl import rtrl
 from eprop_jax.sequence import value_and_grad
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Carry",
+    "Cell",
+    "LearningRule",
+    "Network",
+    "Readout",
+    "State",
+    "StepOutput",
+    "bptt",
+    "cells",
+    "compare",
+    "eprop",
+    "feedback",
+    "fidelity",
+    "jacobians",
+    "losses",
+    "m_order_eprop",
+    "online",
+    "readouts",
+    "rtrl",
+    "surrogates",
+    "value_and_grad",
+]

@@ -150,7 +150,9 @@ def batch(value) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)) or not all(
         isinstance(b, (int, np.integer)) and not isinstance(b, bool) and b >= 1 for b in value
     ):
-        raise ValueError(f"batch_shape: got {value!r}, wanted a tuple of ints >= 1, such as () or (8,)")
+        raise ValueError(
+            f"batch_shape: got {value!r}, wanted a tuple of ints >= 1, such as () or (8,)"
+        )
     return tuple(int(b) for b in value)
 
 
@@ -226,6 +228,8 @@ def _dtype(leaf):
 
 
 def _describe(value) -> str:
-    return f"a dict with the keys {sorted(map(str, value))}" if isinstance(value, dict) else type(value).__name__
-
-
+    return (
+        f"a dict with the keys {sorted(map(str, value))}"
+        if isinstance(value, dict)
+        else type(value).__name__
+    )

@@ -151,9 +151,7 @@ def advance(spec, params, carry, before: Before, path, path_out, lines, lines_ou
         dh = jnp.pad(more, ((0, 0), (0, 0), (d, 0), (0, 0), (0, 0)))
         s = adjoint.sweep(net.cell, p, path, 1, dh, seeds)
         src = adjoint.source(p, s, lines)
-        new = [
-            adjoint.local(at(s.dc_0, 0), old) + x for old, x in zip(before.local, src)
-        ]
+        new = [adjoint.local(at(s.dc_0, 0), old) + x for old, x in zip(before.local, src)]
         traces["epsilon"] = tr.pack(p, c, [tuple(x[:, i] for i in range(d)) for x in new])
         from_cell = [x[:, d:] for x in new]
 
@@ -175,9 +173,7 @@ def advance(spec, params, carry, before: Before, path, path_out, lines, lines_ou
             src = adjoint.source(p, s, lines, grade)
             old = before.reach(s.dc_0, of_c, grade)
             new = [x + y[:, of_c] for x, y in zip(old, src)]
-            return tr.pack(
-                p, c, [tuple(x[:, i * n : (i + 1) * n] for i in range(d)) for x in new]
-            )
+            return tr.pack(p, c, [tuple(x[:, i * n : (i + 1) * n] for i in range(d)) for x in new])
 
         if order is None:
             traces["alpha"] = after(0)

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks, chunks, recursions, rules
-from eprop_jax.eprop import init_traces as first_order_traces
-from eprop_jax.eprop import recursion as first_order
 from eprop_jax import traces as tr
 from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec
+from eprop_jax.eprop import init_traces as first_order_traces
+from eprop_jax.eprop import recursion as first_order
 
 
 def m_order_eprop(
@@ -68,9 +68,7 @@ def m_order_eprop(
     order = checks.size("order", order)
     spec = rules.specify(f"order {order}", order, net, loss, activity_loss, feedback)
     if order == 1:
-        return rules.build(
-            spec, first_order_traces, chunks.gradient(first_order)
-        )
+        return rules.build(spec, first_order_traces, chunks.gradient(first_order))
     return rules.build(spec, init_traces, chunks.gradient(recursion))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from eprop_jax import checks
 from eprop_jax.base import Array, Readout
-from eprop_jax.cells import _Units, compute_dtype
+from eprop_jax.units import Units, compute_dtype
 
 
 def custom(
@@ -124,7 +124,7 @@ def leaky(
     >>> ej.readouts.leaky(n_units=4, n_out=2, tau=20.0).shared
     True
     """
-    unit = _Units(n_out, dt, trainable, ("tau",))
+    unit = Units(n_out, dt, trainable, ("tau",))
     kappa_of = unit.decay("tau", "kappa", tau, kappa, "kappa")
 
     def dynamics(phi, y, a):

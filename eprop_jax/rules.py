@@ -24,7 +24,7 @@ from eprop_jax.base import (
     State,
     StepOutput,
 )
-from eprop_jax.cells import compute_dtype
+from eprop_jax.units import compute_dtype
 
 
 class Chunk(NamedTuple):
@@ -161,8 +161,7 @@ def fold(params: dict, xs: Array, ys: PyTree) -> tuple[Array, PyTree]:
 def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
     """The batch's own shape again; gradients in the parameters' dtype."""
     outputs, activity, losses = (
-        x.reshape(x.shape[0], *batch, *x.shape[2:])
-        for x in (out.outputs, out.activity, out.losses)
+        x.reshape(x.shape[0], *batch, *x.shape[2:]) for x in (out.outputs, out.activity, out.losses)
     )
     grads = jax.tree.map(lambda g, p: g.astype(p.dtype), out.grads, params)
     return StepOutput(out.loss, grads, outputs, activity, losses)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.base import Array, LearningRule, PyTree
-from eprop_jax.cells import compute_dtype
+from eprop_jax.units import compute_dtype
 
 
 class Aux(NamedTuple):
@@ -62,7 +62,7 @@ def value_and_grad(
 
     @jax.jit
     def chunked(params, xs, ys):
-        T, K = xs.shape[0], chunk or xs.shape[0]
+        # Chunks add up in the compute dtype, also where the parameters are narrower.
         wide = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
         loss = jnp.zeros((), compute_dtype(params))
         total = (rule.init(wide, xs.shape[1:-1]), loss, jax.tree.map(jnp.zeros_like, wide))
@@ -70,20 +70,10 @@ def value_and_grad(
         def step(total, part):
             carry, loss, grads = total
             carry, out = rule.step(wide, carry, *part)
-            grads = jax.tree.map(jnp.add, grads, out.grads)
             aux = Aux(out.outputs, out.activity, out.losses) if has_aux else ()
-            return (carry, loss + out.loss, grads), aux
+            return (carry, loss + out.loss, jax.tree.map(jnp.add, grads, out.grads)), aux
 
-        full = T // K * K
-        folded = jax.tree.map(
-            lambda x: x[:full].reshape(T // K, K, *x.shape[1:]), (xs, ys)
-        )
-        total, aux = jax.lax.scan(step, total, folded)
-        aux = jax.tree.map(lambda x: x.reshape(full, *x.shape[2:]), aux)
-        if full < T:
-            total, rest = step(total, jax.tree.map(lambda x: x[full:], (xs, ys)))
-            aux = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), aux, rest)
-        _, loss, grads = total
+        (_, loss, grads), aux = scan_parts(step, total, (xs, ys), chunk or xs.shape[0])
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
         return ((loss, aux) if has_aux else loss), grads
 
@@ -95,3 +85,18 @@ def value_and_grad(
         return chunked(params, xs, ys)
 
     return f
+
+
+def scan_parts(step: Callable, carry: PyTree, sequence: PyTree, size: int) -> tuple[PyTree, PyTree]:
+    """`lax.scan` over parts of `size` steps, and a shorter last one: (carry, outputs joined in
+    time)."""
+    T = jax.tree.leaves(sequence)[0].shape[0]
+    size = min(size, T)
+    full = T // size * size
+    parts = jax.tree.map(lambda x: x[:full].reshape(T // size, size, *x.shape[1:]), sequence)
+    carry, out = jax.lax.scan(step, carry, parts)
+    out = jax.tree.map(lambda x: x.reshape(full, *x.shape[2:]), out)
+    if full < T:
+        carry, rest = step(carry, jax.tree.map(lambda x: x[full:], sequence))
+        out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, rest)
+    return carry, out

@@ -1,0 +1,113 @@
+"""A cell from a user's own unit; every other cell is built by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eprop_jax import checks
+from eprop_jax.base import Array, Cell
+from eprop_jax.units import compute_dtype
+
+LINES = ("w_in", "w_rec", "bias")
+
+
+def custom(
+    n_in: int,
+    n_units: int,
+    dynamics: Callable[[dict, Any, Any], Any],
+    output: Callable[[dict, Any], Array],
+    state: Any,
+    *,
+    drives: Mapping[str, tuple[str, ...]] | tuple[str, ...] = LINES,
+    theta: Mapping[str, Any] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    connectivity: Any = None,
+    self_connections: bool = True,
+    gain_in: float = 1.0,
+    gain_rec: float = 1.0,
+) -> Cell:
+    """Your own neuron: write one unit, get every learning rule.
+
+    Args:
+      n_in, n_units: sizes.
+      dynamics: (theta_j, c_j^{t-1}, a_j^t) -> c_j^t for one unit; all leaves are scalars. `a_j` is
+        the drive Σ_i pre_i w_ij, or a dict of drives.
+      output: (theta_j, c_j^t) -> h_j^t for one unit, a scalar.
+      state: the initial state of one unit, a pytree of numbers such as `State(v=0.0, a=0.0)`. An
+        int is a component without gradient and without trace (a counter).
+      drives: which lines make up the drive, from ("w_in", "w_rec", "bias"); or a dict of drives,
+        {name: lines}, for a cell with gates.
+      theta: {name: initial value, a number or [n]}: per-unit parameters, trained by every rule.
+      constants: {name: a number or [n]}: per-unit values that are not trained. `dynamics` and
+        `output` find both in `theta_j`.
+      connectivity: bool [n, n], which recurrent synapses [pre, post] exist; None: all.
+      self_connections: False removes the diagonal of `w_rec`.
+      gain_in, gain_rec: initial weights are normal with standard deviation gain/√fan_in.
+
+    Raises:
+      TypeError, ValueError: for an argument of the wrong kind, shape or name.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> cell = ej.cells.custom(
+    ...     n_in=3, n_units=4, state=0.0, theta={"decay": 0.9},
+    ...     dynamics=lambda theta, c, a: theta["decay"] * c + a,
+    ...     output=lambda theta, c: jnp.tanh(c))
+    >>> jax.tree.map(jnp.shape, cell.init(jax.random.key(0)))
+    {'bias': (4,), 'theta': {'decay': (4,)}, 'w_in': (3, 4), 'w_rec': (4, 4)}
+    """
+    n_in, n = checks.size("n_in", n_in), checks.size("n_units", n_units)
+    checks.is_callable("dynamics", dynamics)
+    checks.is_callable("output", output)
+    checks.nonnegative("gain_in", gain_in)
+    checks.nonnegative("gain_rec", gain_rec)
+    gated = isinstance(drives, Mapping)
+    for name, lines in (drives if gated else {"": drives}).items():
+        checks.names(f"drives[{name!r}]" if gated else "drives", lines, LINES)
+    theta = {k: checks.per_unit(f"theta[{k!r}]", v, n) for k, v in (theta or {}).items()}
+    constants = {
+        k: checks.per_unit(f"constants[{k!r}]", v, n) for k, v in (constants or {}).items()
+    }
+    both = sorted(theta.keys() & constants.keys())
+    if both:
+        raise ValueError(f"theta, constants: {both} stand in both; a value is trained or it is not")
+    mask = None if connectivity is None else checks.mask("connectivity", connectivity, n)
+    if not self_connections:
+        mask = (np.ones((n, n), bool) if mask is None else mask) & ~np.eye(n, dtype=bool)
+
+    def init(key):
+        def weights(line, key):
+            if line == "bias":
+                return jnp.zeros(n)
+            fan_in, gain = (n_in, gain_in) if line == "w_in" else (n, gain_rec)
+            w = jax.random.normal(key, (fan_in, n)) * (gain / fan_in**0.5)
+            return w if line == "w_in" or mask is None else jnp.where(mask, w, 0.0)
+
+        params = {}
+        for line, k_line in zip(LINES, jax.random.split(key, len(LINES))):
+            if gated:
+                names = [name for name, lines in drives.items() if line in lines]
+                keys = jax.random.split(k_line, max(len(names), 1))
+                gates = {name: weights(line, k) for name, k in zip(names, keys)}
+                params |= {line: gates} if gates else {}
+            elif line in drives:
+                params[line] = weights(line, k_line)
+        if theta:
+            dtype = jnp.zeros(()).dtype
+            params["theta"] = {k: jnp.asarray(v, dtype) for k, v in theta.items()}
+        return params
+
+    def initial_state(params, batch_shape):
+        dtype = compute_dtype(params)
+
+        def full(value):
+            integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            return jnp.full((*batch_shape, n), value, jnp.int32 if integer else dtype)
+
+        return jax.tree.map(full, state)
+
+    return Cell(init, initial_state, dynamics, output, constants, n_in, n, mask)

@@ -1,0 +1,98 @@
+"""Online update (appendix A): the weights move inside the sequence, with each step's own C^t.
+
+    w^{t+1} = w^t + f(C^t)
+
+Summing C^t at fixed weights gives the gradient of the whole sequence exactly; updating with each
+C^t is another algorithm, since the traces then hold derivatives taken at older weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eprop_jax import checks
+from eprop_jax.base import Array, Carry, LearningRule, PyTree, StepOutput
+from eprop_jax.sequence import scan_parts
+from eprop_jax.units import compute_dtype
+
+
+class OnlineState(NamedTuple):
+    """Everything that an online learner carries; constant in T."""
+
+    params: PyTree
+    opt_state: PyTree
+    carry: Carry
+
+
+class OnlineLearner(NamedTuple):
+    """`init(params, batch_shape) -> OnlineState`; `step(state, xs, ys) -> (state, StepOutput)`."""
+
+    init: Callable[..., OnlineState]
+    step: Callable[..., tuple[OnlineState, StepOutput]]
+
+
+def online(
+    rule: LearningRule, optimizer: optax.GradientTransformation, every: int = 1
+) -> OnlineLearner:
+    """A learner that updates its parameters every few steps, while the sequence goes on.
+
+    Args:
+      rule: any rule; its traces are carried across updates (appendix A).
+      optimizer: any optax transformation.
+      every: steps between updates. What `step` is given is cut into parts of this length; a rest
+        is a shorter part of its own.
+
+    Returns:
+      An `OnlineLearner`. Its `step` takes xs [K, *batch, n_in] and ys [K, *batch, ...]. The
+      StepOutput's loss is the sum over the K steps, its grads the sum of what was applied.
+
+    Raises:
+      TypeError, ValueError: for every < 1, or what is no rule or no optimiser; when called, for
+        inputs that do not fit the network.
+
+    >>> import jax, jax.numpy as jnp, optax, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.lif(3, 5), ej.readouts.leaky(5, 2))
+    >>> learner = ej.online(ej.eprop(net, ej.losses.squared_error), optax.sgd(1e-2))
+    >>> state = learner.init(net.init(jax.random.key(0)), batch_shape=(4,))
+    >>> state, out = learner.step(state, jnp.ones((6, 4, 3)), jnp.ones((6, 4, 2)))
+    >>> out.outputs.shape
+    (6, 4, 2)
+    """
+    if not isinstance(rule, LearningRule):
+        raise TypeError(f"rule: got {type(rule).__name__}, wanted an ej.LearningRule")
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"optimizer: got {type(optimizer).__name__}, wanted an optax transformation"
+        )
+    every = checks.size("every", every)
+
+    def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> OnlineState:
+        return OnlineState(params, optimizer.init(params), rule.init(params, batch_shape))
+
+    @jax.jit
+    def _step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:
+        def update(total, part):
+            (params, opt_state, carry), loss, grads = total
+            carry, out = rule.step(params, carry, *part)
+            updates, opt_state = optimizer.update(out.grads, opt_state, params)
+            state = OnlineState(optax.apply_updates(params, updates), opt_state, carry)
+            total = (state, loss + out.loss, jax.tree.map(jnp.add, grads, out.grads))
+            return total, (out.outputs, out.activity, out.losses)
+
+        loss = jnp.zeros((), compute_dtype(state.params))
+        total = (state, loss, jax.tree.map(jnp.zeros_like, state.params))
+        (state, loss, grads), outputs = scan_parts(update, total, (xs, ys), every)
+        return state, StepOutput(loss, grads, *outputs)
+
+    def step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:
+        if rule.spec is not None:  # refuse before tracing
+            batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in)
+            checks.carry(state.carry, batch, rule.spec.network.readout.n_out)
+        return _step(state, xs, ys)
+
+    return OnlineLearner(init, step)

@@ -1,0 +1,95 @@
+"""Appendix A: online computation of the gradient, and online update of the weights."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import eprop_jax as ej
+
+T, BATCH = 9, 4
+
+
+@pytest.fixture(scope="module")
+def problem():
+    net = ej.Network(ej.cells.gru(3, 5, gain_rec=2.0), ej.readouts.leaky(5, 2, tau=3.0))
+    xs = jax.random.normal(jax.random.key(1), (T, BATCH, 3))
+    ys = jax.random.normal(jax.random.key(2), (T, BATCH, 2))
+    return net, net.init(jax.random.key(0)), xs, ys
+
+
+def distance(a, b):
+    square = lambda tree: sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(tree))  # noqa: E731
+    return (square(jax.tree.map(jnp.subtract, a, b)) / square(b)) ** 0.5
+
+
+RULES = {
+    "e-prop": lambda net: ej.eprop(net, ej.losses.squared_error),
+    "RTRL": lambda net: ej.rtrl(net, ej.losses.squared_error),
+    "order 2": lambda net: ej.m_order_eprop(net, ej.losses.squared_error, order=2),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_summing_c_t_at_fixed_weights_is_the_gradient_of_the_sequence(problem, name):
+    net, params, xs, ys = problem
+    rule = RULES[name](net)
+    learner = ej.online(rule, optax.sgd(0.0))
+    state, out = learner.step(learner.init(params, (BATCH,)), xs, ys)
+    loss, grads = ej.value_and_grad(rule)(params, xs, ys)
+    assert distance(out.grads, grads) < 1e-10
+    assert float(out.loss) == pytest.approx(float(loss), rel=1e-12)
+    assert distance(state.params, params) == 0
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+@pytest.mark.parametrize("name", RULES)
+def test_online_update_equals_a_hand_written_loop(problem, name, every):
+    net, params, xs, ys = problem
+    rule, optimizer = RULES[name](net), optax.adam(0.05)
+    learner = ej.online(rule, optimizer, every=every)
+    state, _ = learner.step(learner.init(params, (BATCH,)), xs, ys)
+
+    p, opt_state, carry = params, optimizer.init(params), rule.init(params, (BATCH,))
+    for t in range(0, T, every):
+        carry, out = rule.step(p, carry, xs[t : t + every], ys[t : t + every])
+        updates, opt_state = optimizer.update(out.grads, opt_state, p)
+        p = optax.apply_updates(p, updates)
+    assert distance(state.params, p) < 1e-12
+
+
+def test_online_update_is_not_the_batch_update(problem):
+    net, params, xs, ys = problem
+    rule, optimizer = RULES["RTRL"](net), optax.sgd(0.05)
+    learner = ej.online(rule, optimizer)
+    state, _ = learner.step(learner.init(params, (BATCH,)), xs, ys)
+    grads = ej.value_and_grad(rule)(params, xs, ys)[1]
+    batch = jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)
+    moved = jax.tree.map(jnp.subtract, batch, params)
+    gap = jax.tree.map(jnp.subtract, state.params, batch)
+    norm = lambda tree: float(optax.global_norm(tree))  # noqa: E731
+    assert norm(gap) > 1e-2 * norm(moved)
+
+
+def test_the_stream_may_be_cut_anywhere(problem):
+    net, params, xs, ys = problem
+    learner = ej.online(RULES["e-prop"](net), optax.sgd(0.05), every=1)
+    whole, _ = learner.step(learner.init(params, (BATCH,)), xs, ys)
+    state = learner.init(params, (BATCH,))
+    for a, b in ((0, 2), (2, 3), (3, T)):
+        state, _ = learner.step(state, xs[a:b], ys[a:b])
+    assert distance(state.params, whole.params) < 1e-12
+
+
+def test_refusals(problem):
+    net, params, xs, ys = problem
+    rule = RULES["e-prop"](net)
+    with pytest.raises(ValueError, match="every: got 0, wanted an int >= 1"):
+        ej.online(rule, optax.sgd(0.1), every=0)
+    with pytest.raises(TypeError, match="optimizer: got float"):
+        ej.online(rule, 0.1)
+    with pytest.raises(TypeError, match="rule: got function"):
+        ej.online(lambda x: x, optax.sgd(0.1))
+    learner = ej.online(rule, optax.sgd(0.1))
+    with pytest.raises(ValueError, match="carry: was made for batch"):
+        learner.step(learner.init(params, (2,)), xs, ys)
