@@ -1,16 +1,17 @@
-"""The engine: a chunk of K steps, for a rule of any order, by one backward sweep (the adjoint).
+"""The adjoint: one backward sweep over a chunk of K steps, for a rule of any order.
 
 A rule of order m lets a path take at most m − 1 explicit jumps h_j^{t-1} → c_k^t (order None: any
-number). With λ⁽ᵘ⁾ the co-state that allows at most u of them (Eq. 2-3, graded),
+number). With u counting jumps, the co-states obey Eq. 2-3, graded:
 
     ∂̃h_j⁽ᵘ⁾ᵗ = ∂L/∂h_j^t + Σ_k ∂̃a_k⁽ᵘ⁻¹⁾ᵗ⁺¹ w_jk          ∂̃a = Bᵀ ∂̃c
     ∂̃c⁽ᵘ⁾ᵗ  = ψ ∂̃h⁽ᵘ⁾ᵗ + Dᵀ ∂̃c⁽ᵘ⁾ᵗ⁺¹
 
-the chunk's own gradient is one product over time and batch, Σ_t pre^t ⊗ ∂̃a⁽ᵐ⁻¹⁾ᵗ (Eq. 4), and all
-that is older than the chunk enters through the trace, ⟨∂̃c⁰, S⟩. The trace advances by the same
-sweep, started from unit vectors at the chunk's end: S ← Φ S + Σ_t pre^t ⊗ (Bᵀ Φ_{t+1…K})ᵗ.
+What enters with every grade (a loss) gives co-states of *at most* u jumps; what enters with grade 0
+alone gives co-states of *exactly* u jumps.
 
-Co-states are [grades, seeds, B, n]; everything else is [K, B, n].
+A sweep carries several seeds at once: the loss, and, to advance the traces, parts of the chunk's
+final state. A seed's arrays are [*lead, B, n] with leading axes of its own; where there are jumps
+to count, the first of them is the grade.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
@@ -38,13 +40,26 @@ class Path(NamedTuple):
         return Path(c_0, jax.tree.map(shift, c_0, c), c, a)
 
 
-class Sweep(NamedTuple):
-    da: dict[str, Array]
-    """∂̃a^t, {gate: [K, grades, seeds, B, n]}"""
-    dc_0: tuple[Array, ...]
-    """∂̃c⁰, the co-state before the chunk, by component: [grades, seeds, B, n]"""
-    dtheta: dict[str, Array]
-    """Σ_t over the chunk of what reaches θ_j, {name: [grades, seeds, B, n]}"""
+class Seed(NamedTuple):
+    """What a sweep starts from."""
+
+    dh: Array | None = None
+    """∂/∂h^t, entering at each step: [K, *lead, B, n]"""
+    dc_K: tuple[Array | None, ...] | None = None
+    """∂/∂c^K, entering at the end, by component: [*lead, B, n]"""
+    top_only: bool = False
+    """Of ∂̃a and dθ keep the highest grade alone (then they have no grade axis)."""
+
+
+class Swept(NamedTuple):
+    """What a sweep finds, for one seed."""
+
+    da: dict[str, Array | None]
+    """∂̃a^t, {gate: [K, *lead, B, n]}"""
+    dc_0: tuple[Array | None, ...]
+    """∂̃c⁰, the co-state before the chunk, by component: [*lead, B, n]"""
+    dtheta: dict[str, Array | None]
+    """Σ_t over the chunk of what reaches θ_j, {name: [*lead, B, n]}"""
 
 
 def shift(x_0: Array, x: Array) -> Array:
@@ -53,106 +68,204 @@ def shift(x_0: Array, x: Array) -> Array:
 
 
 def sweep(
-    cell: Cell,
-    params: dict,
-    path: Path,
-    order: int | None,
-    dh: Array,
-    dc_K: tuple[Array, ...] | None = None,
-    top_only: bool = False,
-) -> Sweep:
-    """Backward over the chunk, from what enters at each output (`dh`, [K, 1 or grades, seeds, B, n])
-    and at the final state (`dc_K`, by component [grades, seeds, B, n])."""
+    cell: Cell, params: dict, path: Path, order: int | None, seeds: list[Seed]
+) -> list[Swept]:
+    """Backward over the chunk (see above), all seeds together."""
     w_rec = jac.as_gates(params.get("w_rec", {})) if order != 1 else {}
     w = jnp.concatenate(list(w_rec.values()), 1).T if w_rec else None
-    grades = 1 if order is None else order
-    d = len(jac.floats(path.c_0))
-    shape = (grades, *dh.shape[2:])
-    zero = jnp.zeros(shape, dh.dtype)
 
     def jump(da):
-        """Σ_k ∂̃a_k w_jk, one grade up."""
-        if w is None:
+        """Σ_k ∂̃a_k w_jk, one grade up: what arrives at h^t from step t + 1."""
+        found = [da[g] for g in w_rec if da[g] is not None]
+        if not found:
             return None
+        nothing = jnp.zeros_like(found[0])
+        da = jnp.concatenate([nothing if da[g] is None else da[g] for g in w_rec], -1)
         if order is None:
-            return jnp.concatenate([da[g] for g in w_rec], -1) @ w
-        below = jnp.concatenate([da[g][:-1] for g in w_rec], -1) @ w
-        return jnp.concatenate([zero[:1], below])
+            return da @ w
+        return jnp.concatenate([jnp.zeros_like(da[:1, ..., : w.shape[1]]), da[:-1] @ w])
+
+    def back(J, dc_tp1, dh_t, dtheta):
+        """Through one step, for one seed."""
+        d = range(len(J.D))
+        dc = [tr.total(_times(J.psi[c], dh_t), dc_tp1[c]) for c in d]
+        da = {g: tr.total(*(_times(J.B[r][g], dc[r]) for r in d)) for g in J.B[0]}
+        dc_t = tuple(tr.total(*(_times(J.D[r][c], dc[r]) for r in d)) for c in d)
+        for k in J.Xi:
+            direct = _times(J.Xi[k], dh_t)
+            here = tr.total(direct, *(_times(J.Theta[r][k], dc[r]) for r in d))
+            dtheta = {**dtheta, k: tr.total(dtheta[k], here)}
+        return da, dc_t, dtheta
 
     def step(carry, at):
-        dc_tp1, dh_tp1, dtheta = carry
-        c_tm1, c_t, a_t, dh_t = at
-        J = jac.blocks(cell, params, c_tm1, a_t, c_t)
-        dh_t = dh_t if dh_tp1 is None else dh_t + dh_tp1
-        dc = tuple(tr.total([tr.times(J.psi[c], dh_t), dc_tp1[c]], zero) for c in range(d))
-        da = {g: tr.total([tr.times(J.B[r][g], dc[r]) for r in range(d)], zero) for g in J.B[0]}
-        dc_t = tuple(
-            tr.total([tr.times(J.D[r][c], dc[r]) for r in range(d)], zero) for c in range(d)
-        )
-        dtheta = {
-            k: tr.total(
-                [acc, tr.times(J.Xi[k], dh_t), *(tr.times(J.Theta[r][k], dc[r]) for r in range(d))],
-                zero,
-            )
-            for k, acc in dtheta.items()
-        }
-        return (dc_t, jump(da), dtheta), {g: x[-1:] for g, x in da.items()} if top_only else da
+        c_tm1, c_t, a_t, dh = at
+        J = jac.narrow(cell, jac.blocks(cell, params, c_tm1, a_t, c_t), c_tm1)
+        carried, emitted = [], []
+        for seed, (dc_tp1, dh_tp1, dtheta), dh_t in zip(seeds, carry, dh):
+            da, dc_t, dtheta = back(J, dc_tp1, tr.total(dh_t, dh_tp1), dtheta)
+            carried.append((dc_t, jump(da), dtheta))
+            emitted.append(top(da) if seed.top_only else da)
+        return _fill(carried, carry), emitted
 
-    dc_K = (zero,) * d if dc_K is None else dc_K
-    dtheta = {k: zero for k in params.get("theta", {})}
-    carry = (dc_K, None if w is None else zero, dtheta)
-    (dc_0, dh_0, dtheta), da = jax.lax.scan(
-        step, carry, (path.c_tm1, path.c, path.a, dh), reverse=True
-    )
-    if dh_0 is not None:  # h^0 → c^1 is a jump too
-        psi_0, Xi_0 = jac.output_blocks(cell, params, path.c_0)
-        dc_0 = tuple(tr.total([dc, tr.times(p, dh_0)], zero) for dc, p in zip(dc_0, psi_0))
-        dtheta = {k: tr.total([acc, tr.times(Xi_0[k], dh_0)], zero) for k, acc in dtheta.items()}
-    return Sweep(da, dc_0, dtheta)
+    xs = (path.c_tm1, path.c, path.a, [seed.dh for seed in seeds])
+    d = len(jac.floats(path.c_0))
+    start = [
+        (seed.dc_K or (None,) * d, None, dict.fromkeys(params.get("theta", {}))) for seed in seeds
+    ]
+    start = _settled(step, start, jax.tree.map(lambda x: x[0], xs))
+    carried, emitted = jax.lax.scan(step, start, xs, reverse=True)
+    psi_0, Xi_0 = jac.output_blocks(cell, params, path.c_0)
+
+    def swept(seed, carry, da):
+        dc_0, dh_0, dtheta = carry  # h^0 → c^1 is a jump too
+        dc_0 = tuple(tr.total(dc, _times(p, dh_0)) for dc, p in zip(dc_0, psi_0))
+        dtheta = {k: tr.total(x, _times(Xi_0[k], dh_0)) for k, x in dtheta.items()}
+        return Swept(da, dc_0, top(dtheta) if seed.top_only else dtheta)
+
+    return [swept(*each) for each in zip(seeds, carried, emitted)]
+
+
+def _times(block: Array | None, x: Array | None) -> Array | None:
+    """A block [B, n] times a co-state [*lead, B, n]."""
+    if block is None or x is None:
+        return None
+    return jnp.expand_dims(block, range(x.ndim - block.ndim)) * x
+
+
+def _fill(tree: PyTree, like: PyTree) -> PyTree:
+    """Zeros where `tree` has None and `like` an array."""
+
+    def fill(x, other):
+        return jnp.zeros(other.shape, other.dtype) if x is None and other is not None else x
+
+    return jax.tree.map(fill, tree, like, is_leaf=lambda x: x is None)
+
+
+def _settled(step, carry, x):
+    """The carry with zeros in place of each None that some step would fill. A co-state that is zero
+    whatever the values are stays None, and costs nothing."""
+    while True:
+        after, _ = jax.eval_shape(step, carry, x)
+        filled = _fill(carry, after)
+        if jax.tree.structure(filled) == jax.tree.structure(carry):
+            return jax.tree.map(lambda now, then: jnp.broadcast_to(now, then.shape), carry, after)
+        carry = filled
+
+
+def top(graded: dict[str, Array | None]) -> dict[str, Array | None]:
+    """The highest grade."""
+    return {k: None if x is None else x[-1] for k, x in graded.items()}
 
 
 # -- from co-states to gradients and traces --------------------------------------------------------
 
 
-def gradient(params: dict, s: Sweep, lines: dict[str, Array], grade: int = -1) -> list[Array]:
-    """Σ_t Σ_batch pre^t ⊗ ∂̃a^t, one a parameter leaf."""
+def gradient(params: dict, s: Swept, lines: dict[str, Array]) -> list[Array]:
+    """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), one a parameter leaf: one product over time and batch."""
 
-    def leaf(path, _):
+    def leaf(path, p):
         line = path[0].key
-        if line == "theta":
-            return s.dtheta[path[1].key][grade, 0].sum(0)
-        da = s.da[path[1].key if len(path) > 1 else jac.ONE_DRIVE][:, grade, 0]
-        return da.sum((0, 1)) if line == "bias" else jnp.einsum("kbi,kbj->ij", lines[line], da)
+        x = s.dtheta[path[1].key] if line == "theta" else s.da[tr.gate_of(path)]
+        if x is None:
+            return jnp.zeros_like(p)
+        if line in lines:
+            return lines[line].reshape(-1, p.shape[0]).T @ x.reshape(-1, p.shape[1])
+        return x.reshape(-1, *p.shape).sum(0)
 
     return [leaf(path, p) for path, p in jax.tree.leaves_with_path(params)]
 
 
-def source(params: dict, s: Sweep, lines: dict[str, Array], grade: int = 0) -> list[Array]:
-    """Σ_t pre^t ⊗ ∂̃a^t an example and seed: [B, seeds, lines, n], one a parameter leaf."""
+def sources(
+    params: dict, swept: list[Swept], lines: dict[str, Array]
+) -> list[list[Array | None]]:
+    """Σ_t pre^t ⊗ ∂̃a^t an example, [B, *lead, lines, n], for each parameter leaf and seed.
 
-    def leaf(path, _):
+    All gates and seeds share one product a line: [B, i, K] @ [B, K, columns].
+    """
+    products = {line: _products(x, swept, params[line]) for line, x in lines.items()
+                if line in params}  # fmt: skip
+
+    def leaf(path, seed, s):
         line = path[0].key
         if line == "theta":
-            return s.dtheta[path[1].key][grade].swapaxes(0, 1)
-        da = s.da[path[1].key if len(path) > 1 else jac.ONE_DRIVE][:, grade]
-        if line == "bias":
-            return da.sum(0).swapaxes(0, 1)
-        return jnp.einsum("kbi,ksbj->bsij", lines[line], da)
+            return _examples_first(s.dtheta[path[1].key])
+        if line in lines:
+            return products[line].get((tr.gate_of(path), seed))
+        da = s.da[tr.gate_of(path)]
+        return None if da is None else _examples_first(da.sum(0))
 
-    return [leaf(path, p) for path, p in jax.tree.leaves_with_path(params)]
+    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+    return [[leaf(path, i, s) for i, s in enumerate(swept)] for path in paths]
 
 
-def local(dc_0: tuple[Array, ...], trace: tr.Trace) -> Array:
-    """Σ_c ∂̃c_c⁰ S_c for a trace that ends at its own unit: [B, seeds, lines, n]."""
+def _products(pre: Array, swept: list[Swept], weights: PyTree) -> dict[tuple[str, int], Array]:
+    columns = {}
+    for gate in jac.as_gates(weights):
+        for i, s in enumerate(swept):
+            if s.da[gate] is not None:
+                columns[gate, i] = jnp.moveaxis(s.da[gate], -2, 0)  # [B, K, *lead, n]
+    if not columns:
+        return {}
+    flat = [x.reshape(*x.shape[:2], -1) for x in columns.values()]
+    product = jnp.moveaxis(pre, 0, -1) @ jnp.concatenate(flat, -1)
+    ends = np.cumsum([x.shape[-1] for x in flat])[:-1]
+    parts = jnp.split(product, ends, axis=-1)
+    shaped = [x.reshape(*x.shape[:2], *c.shape[2:]) for x, c in zip(parts, columns.values())]
+    return {key: jnp.moveaxis(x, 1, -2) for key, x in zip(columns, shaped)}
+
+
+def _examples_first(x: Array | None) -> Array | None:
+    """[*lead, B, n] -> [B, *lead, n]."""
+    return None if x is None else jnp.moveaxis(x, -2, 0)
+
+
+def reach(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
+    """Σ_c ∂̃c_c⁰ S_c for a trace that ends at its own unit: [B, *lead, lines, n]."""
 
     def term(dc, S):
-        dc = dc.swapaxes(0, 1)  # [B, seeds, n]
-        dc = dc[:, :, None, :] if S.ndim == 3 else dc
-        return dc * S[:, None]
+        if dc is None or S is None:
+            return None
+        dc, lead = _examples_first(dc), dc.ndim - 2
+        S = S.reshape(S.shape[0], *(1,) * lead, *S.shape[1:])
+        return jnp.expand_dims(dc, range(1 + lead, S.ndim - 1)) * S
 
-    return sum(term(dc, S) for dc, S in zip(dc_0, trace))
+    return tr.total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
 
 
-def dense(dc_0: tuple[Array, ...], trace: tr.Trace) -> Array:
-    """Σ_c Σ_r ∂̃c_cr⁰ S_cr for a trace that ends at every unit: [B, seeds, lines, n]."""
-    return sum(jnp.einsum("sbr,br...->bs...", dc, S) for dc, S in zip(dc_0, trace))
+def reach_ends(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
+    """Σ_c Σ_r ∂̃c_cr⁰ S_cr for a trace that ends at every unit: [B, *lead, lines, n]."""
+
+    def term(dc, S):
+        if dc is None or S is None:
+            return None
+        lead = dc.shape[:-2]
+        out = jnp.einsum("sbr,br...->bs...", dc.reshape(-1, *dc.shape[-2:]), S)
+        return out.reshape(S.shape[0], *lead, *S.shape[2:])
+
+    return tr.total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
+
+
+def meet(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
+    """Σ_batch of `reach`, in one pass over the trace."""
+    return tr.total(
+        *(
+            jnp.einsum("bj,b...j->...j", dc, S if S.shape[-1] == dc.shape[-1] else _wide(S, dc))
+            for dc, S in zip(dc_0, trace)
+            if dc is not None and S is not None
+        )
+    )
+
+
+def _wide(S: Array, dc: Array) -> Array:
+    return jnp.broadcast_to(S, (*S.shape[:-1], dc.shape[-1]))
+
+
+def meet_ends(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
+    """Σ_batch of `reach_ends`, in one pass over the trace."""
+    return tr.total(
+        *(
+            jnp.einsum("br,br...->...", dc, S)
+            for dc, S in zip(dc_0, trace)
+            if dc is not None and S is not None
+        )
+    )

@@ -39,6 +39,10 @@ class Cell(NamedTuple):
     n_units: int
     connectivity: Any = None
     """None, or bool [n, n]: which recurrent synapses [pre, post] exist."""
+    shared: tuple[str, ...] = ()
+    """Components whose ∂c^t/∂c^{t-1} and ∂c^t/∂a^t are the same for all units, and that depend on
+    no other component (the voltage of LIF units with one time constant). Their ε does not depend
+    on the postsynaptic unit, and is kept once for all."""
 
 
 class Readout(NamedTuple):

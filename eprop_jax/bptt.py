@@ -4,8 +4,8 @@
     dL/dc_j^t = dL/dh_j^t ∂h_j^t/∂c_j^t + dL/dc_j^{t+1} ∂c_j^{t+1}/∂c_j^t  Eq. 3   implicit recurrence
     dL/dw_ij = Σ_t dL/dc_j^t ∂c_j^t/∂w_ij                                  Eq. 4
 
-These three lines are what reverse-mode differentiation of the unrolled network computes, so that
-is what does it here; `adjoint.sweep` with order None is the same, written out. Werbos 1990.
+The backward sweep is `adjoint.sweep` with order None, which is these lines for a chunk; Eq. 4 is one
+product over time and batch. Werbos 1990.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from eprop_jax import forward, rules
-from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State, StepOutput
+from eprop_jax import chunks, rules
+from eprop_jax.base import Array, LearningRule, Network
 
 
 def bptt(
@@ -53,19 +50,4 @@ def bptt(
     (5, 2)
     """
     spec = rules.specify("BPTT", None, net, loss, activity_loss, "symmetric")
-    return rules.build(spec, lambda *_: {}, gradient)
-
-
-def gradient(spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: Any, keep: bool):
-    """Differentiate the chunk's total loss."""
-
-    def total(params):
-        run = forward.run(spec.network, params, carry.state, xs)
-        losses = jax.vmap(jax.vmap(rules.per_step(spec)))(run.y, ys)
-        activity = rules.activity_losses(spec, run.h)
-        return (jnp.sum(losses) + jnp.sum(activity)) / losses.shape[1], (run, losses)
-
-    (loss, (run, losses)), grads = jax.value_and_grad(total, has_aux=True)(params)
-    state = State(jax.tree.map(lambda c: c[-1], run.c), run.y[-1])
-    grads = rules.masked(spec.network, grads)
-    return carry._replace(state=state), StepOutput(loss, grads, run.y, run.h, losses)
+    return rules.build(spec, lambda *_: {}, chunks.gradient(None))

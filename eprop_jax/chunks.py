@@ -1,8 +1,10 @@
-"""A chunk of K steps for the rules that keep traces: gradient and new traces, by two sweeps.
+"""A chunk of K steps: its gradient and the traces after it, by one backward sweep.
 
 K = 1 with traces is the rule's own recursion, as its file writes it. Any other chunk goes through
-`adjoint.sweep`: once from the loss (the gradient), and once from the chunk's end (the traces).
-All (order, chunk) pairs of one order give the same gradient.
+`adjoint.sweep`. The chunk's own gradient is one product, Σ_t pre^t ⊗ ∂̃a^t over time and batch
+together. All that is older than the chunk enters through the trace, ⟨∂̃c⁰, S⟩. The trace advances
+by the same sweep, started from parts of the chunk's final state: S ← Φ S + Σ_t pre^t ⊗ ∂̃aᵗ.
+All chunkings of one order give the same gradient.
 """
 
 from __future__ import annotations
@@ -16,24 +18,27 @@ import jax.numpy as jnp
 from eprop_jax import adjoint, feedback, recursions, rules
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
-from eprop_jax.adjoint import Path
+from eprop_jax.adjoint import Path, Seed, Swept
 from eprop_jax.base import Array, Carry, RuleSpec, State
 
 
-def gradient(recursion: Callable) -> Callable:
-    """(spec, params, carry, xs, ys, keep) -> (carry, StepOutput); `recursion` serves K = 1."""
+def gradient(recursion: Callable | None) -> Callable:
+    """(spec, params, carry, xs, ys, keep) -> (carry, StepOutput). `recursion` serves K = 1; None: the
+    rule keeps no traces."""
 
     def of_chunk(spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: Any, keep: bool):
         chunk = rules.meet(spec, params, carry.state, xs, ys)
-        if keep and xs.shape[0] == 1:
+        if recursion is None or not keep:
+            grads, grads_out = without_traces(spec, params, chunk)
+        elif xs.shape[0] == 1:
             m = recursions.moment(spec, params, chunk)
             carry, grads, grads_out = recursion(spec, params, carry, m)
         else:
-            carry, grads, grads_out = by_sweeps(spec, params, carry, chunk, keep)
+            carry, grads, grads_out = with_traces(spec, params, carry, chunk)
         run = chunk.run
         state = State(jax.tree.map(lambda c: c[-1], run.c), run.y[-1])
         grads = {
-            "cell": grads,
+            "cell": jax.tree.structure(params["cell"]).unflatten(grads),
             "readout": jax.tree.structure(params["readout"]).unflatten(grads_out),
         }
         return carry._replace(state=state), rules.finish(spec, params, chunk, grads)
@@ -41,147 +46,214 @@ def gradient(recursion: Callable) -> Callable:
     return of_chunk
 
 
-def by_sweeps(spec: RuleSpec, params: dict, carry: Carry, chunk: rules.Chunk, keep: bool):
-    """The gradient of one chunk, and with `keep` the traces after it."""
-    net, run, order = spec.network, chunk.run, spec.order
-    p, p_out = params["cell"], params["readout"]
+class Layers(NamedTuple):
+    """The cell and the read-out of one chunk, as the sweeps see them."""
+
+    path: Path
+    lines: dict[str, Array]
+    path_out: Path
+    lines_out: dict[str, Array]
+
+    @staticmethod
+    def of(chunk: rules.Chunk) -> Layers:
+        run = chunk.run
+        return Layers(
+            Path.of(run.c_0, run.c, run.a),
+            {"w_in": run.x, "w_rec": adjoint.shift(run.h_0, run.h)},
+            Path.of(run.y_0, run.y, run.a_out),
+            {"w_out": run.h},
+        )
+
+
+def without_traces(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> tuple[list, list]:
+    """The chunk alone: the adjoint at K = T."""
+    net, p, p_out = spec.network, params["cell"], params["readout"]
+    layers = Layers.of(chunk)
     readout = jac.as_cell(net.readout)
-    path = Path.of(run.c_0, run.c, run.a)
-    path_out = Path.of(run.y_0, run.y, run.a_out)
-    lines = {"w_in": run.x, "w_rec": adjoint.shift(run.h_0, run.h)}
-    lines_out = {"w_out": run.h}
+    (back,) = adjoint.sweep(readout, p_out, layers.path_out, 1, [Seed(dh=chunk.dL_dy)])
+    seed = loss_seed(spec, params, chunk, back)
+    (s,) = adjoint.sweep(net.cell, p, layers.path, spec.order, [seed])
+    grads_out = adjoint.gradient(p_out, back, layers.lines_out)
+    return adjoint.gradient(p, s, layers.lines), grads_out
 
-    # the read-out: Eq. 30, then dL/dh (Eq. 28) without explicit recurrence
-    back = adjoint.sweep(readout, p_out, path_out, 1, chunk.dL_dy[:, None, None])
-    grads_out = adjoint.gradient(p_out, back, lines_out)
-    dL_dh = back.da[jac.ONE_DRIVE][:, 0, 0] @ feedback.weights(params, spec.feedback).T
-    dL_dh = dL_dh if chunk.dL_dh is None else dL_dh + chunk.dL_dh
 
-    # the cell: Eq. 2-4, graded
-    s = adjoint.sweep(net.cell, p, path, order, dL_dh[:, None, None], top_only=True)
-    grads = adjoint.gradient(p, s, lines)
-    if not keep:
-        return carry, jax.tree.structure(p).unflatten(grads), grads_out
+def with_traces(
+    spec: RuleSpec, params: dict, carry: Carry, chunk: rules.Chunk
+) -> tuple[Carry, list, list]:
+    """The chunk, what is older than it, and the traces after it."""
+    net, p, p_out, c = spec.network, params["cell"], params["readout"], carry.state.c
+    layers = Layers.of(chunk)
+    own, gamma = recursions.unpack(params, carry)
 
-    # what is older than the chunk enters through the traces
+    # the read-out: from the loss, and from y^K itself
+    seeds = [Seed(dh=chunk.dL_dy), Seed(dc_K=(jnp.ones_like(chunk.run.y[-1]),))]
+    readout = jac.as_cell(net.readout)
+    back, final = adjoint.sweep(readout, p_out, layers.path_out, 1, seeds)
+    final = first_unit(final) if net.readout.shared else final
+    grads_out = adjoint.gradient(p_out, back, layers.lines_out)
+    dL_dy_0, dy_dy = back.dc_0[0], final.dc_0[0]  # None: y^t does not depend on y^{t-1}
+    grads_out = add(grads_out, recursions.meet_own(dL_dy_0, own, p_out))
+    fresh = [row[0] for row in adjoint.sources(p_out, [final], layers.lines_out)]
+    own = [(tr.total(tr.scale(dy_dy, old[0]), new),) for old, new in zip(own, fresh)]
+
+    # the cell: from the loss, and from each thing that a trace describes
+    spread, to_signal = feedback.signal(params, spec.feedback, recursions.is_filtered(spec))
+    dy_dh = jnp.einsum("kbs,sj->ksbj", final.da[jac.ONE_DRIVE], spread)
+    seeds = [loss_seed(spec, params, chunk, back), Seed(grades(spec, dy_dh, 1), None, graded(spec))]
+    units = unit_seeds(net.cell, c)
+    seeds += units if spec.order == 1 else [end_seed(spec, c)]
+    s_loss, s_y, *s_c = adjoint.sweep(net.cell, p, layers.path, spec.order, seeds)
     before = Before.of(spec, params, carry)
-    _, to_signal = feedback.signal(params, spec.feedback, recursions.is_filtered(spec))
-    dL_dy_0 = back.dc_0[0][0, 0]
-    older_out = [tr.scale(dL_dy_0, own[0]).sum(0) for own in before.own]
-    older = [recursions.meet(to_signal(dL_dy_0), gamma) for gamma in before.gamma]
-    grads = [x + y + z for x, y, z in zip(grads, older, before.meet(s.dc_0, slice(None)))]
-    grads_out = [x + y for x, y in zip(grads_out, older_out)]
+    grads = add(adjoint.gradient(p, s_loss, layers.lines), before.meet(s_loss.dc_0))
+    if dL_dy_0 is not None:
+        grads = add(grads, [recursions.meet(to_signal(dL_dy_0), g) for g in gamma])
 
-    carry = advance(spec, params, carry, before, path, path_out, lines, lines_out)
-    return carry, jax.tree.structure(p).unflatten(grads), grads_out
+    # the traces at the chunk's end
+    traces = {}
+    if spec.order is None:
+        traces["alpha"] = before.ends_after(s_c[0], layers, p, c, None)
+    elif spec.order > 1:
+        jumps = range(1, spec.order)
+        traces["beta"] = tuple(before.ends_after(s_c[0], layers, p, c, s) for s in jumps)
+        s_c = adjoint.sweep(net.cell, p, layers.path, 1, units)
+    fresh = adjoint.sources(p, [s_y, *([] if spec.order is None else s_c)], layers.lines)
+    if spec.order is not None:
+        new = [
+            tuple(
+                None if old[r] is None else tr.total(adjoint.reach(s.dc_0, old), row[1 + r])
+                for r, s in enumerate(s_c)
+            )
+            for old, row in zip(before.local, fresh)
+        ]
+        traces["epsilon"] = tr.pack(p, c, new)
+    older = before.reach(s_y.dc_0, -1)
+    gamma = [
+        jnp.broadcast_to(x, g.shape) if x is not None else jnp.zeros_like(g)
+        for g, x in (
+            (g, tr.total(tr.scale_ends(dy_dy, g), path, row[0]))
+            for g, path, row in zip(gamma, older, fresh)
+        )
+    ]
+    carry = carry._replace(**traces, gamma=recursions.pack(params, carry, own, gamma))
+    return carry, grads, grads_out
 
 
 class Before(NamedTuple):
-    """The traces as the chunk finds them, as lists, one entry a parameter leaf."""
+    """The cell's traces as the chunk finds them, one entry a parameter leaf."""
 
-    order: int | None
-    local: list[tr.Trace] | None
-    """ε: paths without a jump, which end at their own unit"""
+    local: list[tr.Trace]
+    """ε: paths without a jump, which end at their own unit (empty for RTRL)"""
     ends: list[list[tr.Trace]]
     """β⁽¹⁾ … β⁽ᵐ⁻¹⁾, or α alone: paths that end at any unit"""
-    own: list[tr.Trace]
-    gamma: list[Array]
+    graded: bool
 
     @staticmethod
     def of(spec: RuleSpec, params: dict, carry: Carry) -> Before:
-        def unpack(tree):
-            return tr.unpack(params["cell"], carry.state.c, tree)
+        unpack = lambda tree: tr.unpack(params["cell"], carry.state.c, tree)  # noqa: E731
+        if spec.order is None:
+            return Before([], [unpack(carry.alpha)], False)
+        return Before(unpack(carry.epsilon), [unpack(b) for b in carry.beta], spec.order > 1)
 
-        ends = [unpack(b) for b in carry.beta] if spec.order else [unpack(carry.alpha)]
-        local = unpack(carry.epsilon) if spec.order else None
-        return Before(spec.order, local, ends, *recursions.unpack(params, carry))
-
-    def meet(self, dc_0: tuple[Array, ...], seeds: slice) -> list[Array]:
-        """Σ over batch and grades of ⟨∂̃c⁰, S⟩, where the grades add up to m − 1 jumps at most."""
-        return [x.sum((0, 1)) for x in self.reach(dc_0, seeds, -1)]
-
-    def reach(self, dc_0: tuple[Array, ...], seeds: slice, grade: int) -> list[Array]:
-        """What the older paths contribute to each seed, [B, seeds, lines, n] a leaf, when the
-        whole path has `grade` jumps (or at most so many, if that is what the co-states hold)."""
-        dc_0 = tuple(dc[:, seeds] for dc in dc_0)
-        if self.order is None:
-            return [adjoint.dense(at(dc_0, 0), alpha) for alpha in self.ends[0]]
-        grade = grade % self.order
-        out = [adjoint.local(at(dc_0, grade), eps) for eps in self.local]
-        for s, beta in enumerate(self.ends, start=1):
-            if s <= grade:
-                more = [adjoint.dense(at(dc_0, grade - s), b) for b in beta]
-                out = [x + y for x, y in zip(out, more)]
+    def terms(self, dc_0: tuple, grade: int, local: Callable, ends: Callable) -> list:
+        """Σ_s of older paths with s jumps and co-states with `grade` − s, a parameter leaf."""
+        if not self.graded:
+            return [local(dc_0, x) for x in self.local] or [ends(dc_0, x) for x in self.ends[0]]
+        n_grades = len(self.ends) + 1
+        grade = grade % n_grades
+        of = lambda u: tuple(None if dc is None else dc[u] for dc in dc_0)  # noqa: E731
+        out = [local(of(grade), x) for x in self.local]
+        for s in range(1, grade + 1):
+            more = [ends(of(grade - s), x) for x in self.ends[s - 1]]
+            out = [tr.total(x, y) for x, y in zip(out, more)]
         return out
 
+    def meet(self, dc_0: tuple) -> list[Array | None]:
+        """Σ_batch ⟨∂̃c⁰, S⟩ with at most m − 1 jumps in all: what is older than the chunk."""
+        return self.terms(dc_0, -1, adjoint.meet, adjoint.meet_ends)
 
-def at(dc: tuple[Array, ...], grade: int) -> tuple[Array, ...]:
-    return tuple(x[grade] for x in dc)
+    def reach(self, dc_0: tuple, grade: int) -> list[Array | None]:
+        """The same for each example and seed: [B, *lead, lines, n]."""
+        return self.terms(dc_0, grade, adjoint.reach, adjoint.reach_ends)
+
+    def ends_after(self, s: Swept, layers: Layers, p: dict, c: Any, jumps: int | None) -> Any:
+        """β⁽ʲᵘᵐᵖˢ⁾ (or α, for None) after the chunk; the seeds were all components at all units."""
+        if jumps is not None:
+            pick = lambda x: None if x is None else x[:, jumps]  # noqa: E731
+            s = s._replace(
+                da={g: pick(x) for g, x in s.da.items()},
+                dtheta={k: None if x is None else x[jumps] for k, x in s.dtheta.items()},
+            )
+        fresh = adjoint.sources(p, [s], layers.lines)
+        old = self.reach(s.dc_0, 0 if jumps is None else jumps)
+        was = self.ends[0 if jumps is None else jumps - 1]
+        d = len(was[0])
+
+        def components(x, like):
+            n = x.shape[1] // d
+            each = [x[:, r * n : (r + 1) * n] for r in range(d)]
+            return tuple(None if S is None else y for y, S in zip(each, like))
+
+        new = [tr.total(x, row[0]) for x, row in zip(old, fresh)]
+        return tr.pack(p, c, [components(x, like) for x, like in zip(new, was)])
 
 
-def advance(spec, params, carry, before: Before, path, path_out, lines, lines_out) -> Carry:
-    """The traces after the chunk: the sweep, started from each part of the final state in turn."""
-    net, order = spec.network, spec.order
-    p, p_out, c = params["cell"], params["readout"], carry.state.c
-    K, batch = path_out.c.shape[:2]
-    n, d, dtype = net.cell.n_units, len(jac.floats(c)), path_out.c.dtype
+# -- seeds ----------------------------------------------------------------------------------------
 
-    # ∂y^K/∂(own parameters), and ∂y^K/∂a_k^t for what reaches y^K from the cell
-    one = jnp.ones((1, 1, *path_out.c.shape[1:]), dtype)
-    nothing = jnp.zeros((K, 1, 1, *path_out.c.shape[1:]), dtype)
-    final = adjoint.sweep(jac.as_cell(net.readout), p_out, path_out, 1, nothing, (one,))
-    kept = jax.tree.map(lambda x: x[..., :1], final) if net.readout.shared else final
-    src_out = adjoint.source(p_out, kept, lines_out)
-    own = [
-        ((adjoint.local(at(kept.dc_0, 0), old) + new)[:, 0],)
-        for old, new in zip(before.own, src_out)
-    ]
-    spread, _ = feedback.signal(params, spec.feedback, recursions.is_filtered(spec))
-    ends = spread.shape[0]
-    dy_da = final.da[jac.ONE_DRIVE][:, 0, 0, :, :ends]  # [K, B, ends]
-    dy_dh = jnp.einsum("kbe,ej->kebj", dy_da, spread)[:, None]
-    dy_dy = final.dc_0[0][0, 0, :, :ends]
 
-    # ε: from each component of c^K at its own unit
-    traces = {}
-    if order is not None:
-        seeds = [jnp.zeros((1, d, batch, n), dtype).at[:, i].set(1) for i in range(d)]
-        more = dy_dh if order == 1 else dy_dh[:, :, :0]
-        seeds = tuple(jnp.pad(x, ((0, 0), (0, more.shape[2]), (0, 0), (0, 0))) for x in seeds)
-        dh = jnp.pad(more, ((0, 0), (0, 0), (d, 0), (0, 0), (0, 0)))
-        s = adjoint.sweep(net.cell, p, path, 1, dh, seeds)
-        src = adjoint.source(p, s, lines)
-        new = [adjoint.local(at(s.dc_0, 0), old) + x for old, x in zip(before.local, src)]
-        traces["epsilon"] = tr.pack(p, c, [tuple(x[:, i] for i in range(d)) for x in new])
-        from_cell = [x[:, d:] for x in new]
+def graded(spec: RuleSpec) -> bool:
+    """Are jumps counted? (No jump at all, or any number, need no count.)"""
+    return spec.order not in (1, None)
 
-    # β, α: from each component of c^K at every unit r
-    if order != 1:
-        grades = order or 1
-        unit = jnp.eye(n, dtype=dtype)[:, None, :]  # seed r, batch, j
-        seeds = tuple(
-            jnp.zeros((grades, d * n + ends, batch, n), dtype)
-            .at[0, i * n : (i + 1) * n]
-            .set(jnp.broadcast_to(unit, (n, batch, n)))
-            for i in range(d)
-        )
-        dh = jnp.pad(dy_dh, ((0, 0), (0, 0), (d * n, 0), (0, 0), (0, 0)))
-        s = adjoint.sweep(net.cell, p, path, order, dh, seeds)
-        of_c, of_y = slice(0, d * n), slice(d * n, None)
 
-        def after(grade):
-            src = adjoint.source(p, s, lines, grade)
-            old = before.reach(s.dc_0, of_c, grade)
-            new = [x + y[:, of_c] for x, y in zip(old, src)]
-            return tr.pack(p, c, [tuple(x[:, i * n : (i + 1) * n] for i in range(d)) for x in new])
+def grades(spec: RuleSpec, x: Array, axis: int) -> Array:
+    """Enter with every grade: co-states of at most u jumps."""
+    if not graded(spec):
+        return x
+    x = jnp.expand_dims(x, axis)
+    return jnp.broadcast_to(x, (*x.shape[:axis], spec.order, *x.shape[axis + 1 :]))
 
-        if order is None:
-            traces["alpha"] = after(0)
-        else:
-            traces["beta"] = tuple(after(grade) for grade in range(1, order))
-        src = adjoint.source(p, s, lines, grades - 1)
-        old = before.reach(s.dc_0, of_y, grades - 1)
-        from_cell = [x + y[:, of_y] for x, y in zip(old, src)]
 
-    gamma = [tr.scale_ends(dy_dy, old) + new for old, new in zip(before.gamma, from_cell)]
-    return carry._replace(**traces, gamma=recursions.pack(params, carry, own, gamma))
+def loss_seed(spec: RuleSpec, params: dict, chunk: rules.Chunk, back: Swept) -> Seed:
+    """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence), and from the activity."""
+    dL_dh = back.da[jac.ONE_DRIVE] @ feedback.weights(params, spec.feedback).T
+    dL_dh = dL_dh if chunk.dL_dh is None else dL_dh + chunk.dL_dh
+    return Seed(grades(spec, dL_dh, 1), None, graded(spec))
+
+
+def unit_seeds(cell, c: Any) -> list[Seed]:
+    """One seed a component of c^K, at all units at once: paths stay inside their unit."""
+    parts, shared = jac.floats(c), jac.shared_positions(cell, c)
+
+    def seed(r):
+        one = jnp.ones_like(parts[r][:, :1] if r in shared else parts[r])
+        return Seed(dc_K=tuple(one if i == r else None for i in range(len(parts))))
+
+    return [seed(r) for r in range(len(parts))]
+
+
+def end_seed(spec: RuleSpec, c: Any) -> Seed:
+    """Every component of c^K at every unit r, as one leading axis of d · n (components outermost);
+    they enter with grade 0 alone: co-states of exactly u jumps."""
+    parts = jac.floats(c)
+    batch, n = parts[0].shape
+    at_r = jnp.broadcast_to(jnp.eye(n, dtype=parts[0].dtype)[:, None], (n, batch, n))
+    zero = jnp.zeros_like(at_r)
+    d = range(len(parts))
+    dc_K = [jnp.concatenate([at_r if r == i else zero for r in d]) for i in d]
+    if graded(spec):
+        dc_K = [jnp.zeros((spec.order, *x.shape), x.dtype).at[0].set(x) for x in dc_K]
+    return Seed(dc_K=tuple(dc_K))
+
+
+def first_unit(s: Swept) -> Swept:
+    """One read-out unit for all, where all are the same."""
+    one = lambda x: None if x is None else x[..., :1]  # noqa: E731
+    return Swept(
+        {g: one(x) for g, x in s.da.items()},
+        tuple(one(x) for x in s.dc_0),
+        {k: one(x) for k, x in s.dtheta.items()},
+    )
+
+
+def add(grads: list[Array], more: list[Array | None]) -> list[Array]:
+    return [g if x is None else g + x for g, x in zip(grads, more)]

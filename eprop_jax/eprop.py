@@ -14,12 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from eprop_jax import chunks, recursions, rules
 from eprop_jax import traces as tr
-from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec
+from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State
 
 
 def eprop(
@@ -63,30 +60,27 @@ def eprop(
     return rules.build(spec, init_traces, chunks.gradient(recursion))
 
 
-def init_traces(spec: RuleSpec, params: dict, state, batch: int) -> dict:
+def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     """ε = 0 and γ = 0: no path has started."""
+    cell, p, c = spec.network.cell, params["cell"], state.c
     return {
-        "epsilon": tr.zeros(params["cell"], state.c, batch),
+        "epsilon": tr.zeros(cell, p, c, recursions.structure(cell, p, c), batch),
         "gamma": recursions.zeros(spec, params, state, batch),
     }
 
 
 def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
     """One step: the equations above, in their order."""
-    p = params["cell"]
-    epsilon = tr.unpack(p, carry.state.c, carry.epsilon)
+    p, c = params["cell"], carry.state.c
+    epsilon = tr.unpack(p, c, carry.epsilon)
     gamma_out, gamma = recursions.unpack(params, carry)
 
-    epsilon = recursions.implicit_variable(m.J, epsilon, m.sources)  # Eq. 8
+    epsilon = recursions.implicit_variable(m.own, epsilon, m.own_sources)  # Eq. 8
     e = [recursions.own(m.J.psi, eps, s.xi) for eps, s in zip(epsilon, m.sources)]  # Eq. 9
     gamma = [recursions.readout_variable(m, g, x) for g, x in zip(gamma, e)]  # Eq. 34
     grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 36, 40
-    if m.dL_dh is not None:  # the activity loss meets h itself: Eq. 25
-        grads = [g + jnp.sum(tr.scale(m.dL_dh, x), 0) for g, x in zip(grads, e)]
-    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out)
+    grads = recursions.meet_activity(m.dL_dh, grads, e, tr.scale)
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
 
-    carry = carry._replace(
-        epsilon=tr.pack(p, carry.state.c, epsilon),
-        gamma=recursions.pack(params, carry, gamma_out, gamma),
-    )
-    return carry, jax.tree.structure(p).unflatten(grads), grads_out
+    gamma = recursions.pack(params, carry, gamma_out, gamma)
+    return carry._replace(epsilon=tr.pack(p, c, epsilon), gamma=gamma), grads, grads_out

@@ -133,6 +133,24 @@ def _always_zero(column: Callable, one_unit: dict) -> list[bool]:
     return [hasattr(v, "val") or v not in reached for v in jaxpr.outvars]
 
 
+def narrow(cell: Cell, J: Blocks, c: PyTree) -> Blocks:
+    """Rows of D and B that are the same for all units, one number for all: [..., 1]."""
+    shared = shared_positions(cell, c)
+    one = lambda x: None if x is None else x[..., :1]  # noqa: E731
+    D = tuple(tuple(map(one, row)) if r in shared else row for r, row in enumerate(J.D))
+    B = tuple(
+        {g: one(x) for g, x in row.items()} if r in shared else row for r, row in enumerate(J.B)
+    )
+    return J._replace(D=D, B=B)
+
+
+def shared_positions(cell: Cell, c: PyTree) -> set[int]:
+    """Which floating components the cell says are shared (see `Cell.shared`)."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(c)]
+    named = [jax.tree_util.keystr(paths[i], simple=True) for i in float_positions(c)]
+    return {r for r, name in enumerate(named) if name in cell.shared}
+
+
 # -- one unit, all units --------------------------------------------------------------------------
 
 
@@ -173,7 +191,7 @@ def as_cell(readout: Readout) -> Cell:
     """A read-out is a unit with one component and no explicit recurrence; its output is y."""
     return Cell(
         readout.init, readout.initial_state, readout.dynamics, lambda phi, y: y,
-        readout.constants, readout.n_units, readout.n_out,
+        readout.constants, readout.n_units, readout.n_out, shared=("",) if readout.shared else (),
     )  # fmt: skip
 
 

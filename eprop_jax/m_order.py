@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks, chunks, recursions, rules
 from eprop_jax import traces as tr
-from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec
+from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State
 from eprop_jax.eprop import init_traces as first_order_traces
 from eprop_jax.eprop import recursion as first_order
 
@@ -72,14 +71,12 @@ def m_order_eprop(
     return rules.build(spec, init_traces, chunks.gradient(recursion))
 
 
-def init_traces(spec: RuleSpec, params: dict, state, batch: int) -> dict:
+def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     """ε = β⁽ˢ⁾ = 0 and γ = 0: no path has started."""
-    n = spec.network.cell.n_units
-    dense = tr.zeros(params["cell"], state.c, batch, (n,))
-    return {
-        **first_order_traces(spec, params, state, batch),
-        "beta": (dense,) * (spec.order - 1),
-    }
+    cell, p, c = spec.network.cell, params["cell"], state.c
+    ends = tr.zeros(cell, p, c, recursions.structure(cell, p, c), batch, cell.n_units)
+    beta = (ends,) * (spec.order - 1)
+    return {**first_order_traces(spec, params, state, batch), "beta": beta}
 
 
 def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
@@ -89,39 +86,39 @@ def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
     beta = [tr.unpack(p, c, b) for b in carry.beta]
     gamma_out, gamma = recursions.unpack(params, carry)
 
-    xi_tm1 = recursions.xi_tm1(m, p)
-    e_tm1 = [recursions.at_own_unit(recursions.own(m.psi_tm1, eps, xi)) for eps, xi in
-             zip(epsilon, xi_tm1)]  # fmt: skip
-    b_tm1 = [e_tm1] + [[recursions.ends(m.psi_tm1, x, None) for x in b] for b in beta]  # Eq. 16
-    epsilon = recursions.implicit_variable(m.J, epsilon, m.sources)  # Eq. 8
+    e_tm1 = [recursions.own(m.psi_tm1, eps, xi) for eps, xi in zip(epsilon, m.xi_tm1)]  # Eq. 9
+    b_tm1 = [[recursions.at_own_unit(e) for e in e_tm1]]  # b⁽⁰⁾ = e
+    b_tm1 += [[recursions.ends(m.psi_tm1, x, None) for x in b] for b in beta]  # Eq. 16
+    epsilon = recursions.implicit_variable(m.own, epsilon, m.own_sources)  # Eq. 8
     beta = [  # Eq. 15, summed over chains
         [
             tuple(
-                tr.total(
-                    [tr.scale_ends(D, x) for D, x in zip(m.J.D[r], b)]
-                    + [recursions.explicit(m, r, shorter)],
-                    b[r],
+                None
+                if x[r] is None
+                else tr.total(
+                    *(tr.scale_ends(D, y) for D, y in zip(m.J.D[r], x)),
+                    recursions.explicit(m, r, shorter),
+                    jnp.zeros_like(x[r]),
                 )
-                for r in range(len(b))
+                for r in range(len(x))
             )
-            for b, shorter in zip(b_s, b_tm1[s])
+            for x, shorter in zip(b, b_tm1[s])
         ]
-        for s, b_s in enumerate(beta)
+        for s, b in enumerate(beta)
     ]
+    e = [recursions.own(m.J.psi, eps, s.xi) for eps, s in zip(epsilon, m.sources)]  # Eq. 9
     b = [  # Eq. 16, and the sum over s
-        recursions.at_own_unit(recursions.own(m.J.psi, epsilon[i], source.xi))
-        + sum(recursions.ends(m.J.psi, b_s[i], None) for b_s in beta)
-        for i, source in enumerate(m.sources)
+        tr.total(recursions.at_own_unit(e[i]), *(recursions.ends(m.J.psi, b[i], None) for b in beta))
+        for i in range(len(e))
     ]
     gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, b)]  # Eq. 34
     grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 19-20, 36
-    if m.dL_dh is not None:
-        grads = [g + jnp.sum(tr.scale_ends(m.dL_dh, x), (0, 1)) for g, x in zip(grads, b)]
-    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out)
+    grads = recursions.meet_activity(m.dL_dh, grads, b, tr.scale_ends)
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
 
     carry = carry._replace(
         epsilon=tr.pack(p, c, epsilon),
         beta=tuple(tr.pack(p, c, b_s) for b_s in beta),
         gamma=recursions.pack(params, carry, gamma_out, gamma),
     )
-    return carry, jax.tree.structure(p).unflatten(grads), grads_out
+    return carry, grads, grads_out

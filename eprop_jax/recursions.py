@@ -18,10 +18,13 @@ class Moment(NamedTuple):
 
     J: jac.Blocks
     """the cell's blocks at t"""
+    own: jac.Blocks
+    """the same, for paths inside one unit: shared components narrowed"""
     psi_tm1: tuple
-    Xi_tm1: dict
-    """∂h^{t-1}/∂c^{t-1}, ∂h^{t-1}/∂θ"""
+    xi_tm1: list[Array | None]
+    """∂h^{t-1}/∂c^{t-1}, and ∂h^{t-1}/∂(parameter) a leaf"""
     sources: list[tr.Source]
+    own_sources: list[tr.Source]
     w_rec: dict[str, Array]
     readout: jac.Blocks
     readout_sources: list[tr.Source]
@@ -37,21 +40,27 @@ def moment(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> Moment:
     """All that the paper's equations name at time t, for a chunk of one step."""
     net, run = spec.network, chunk.run
     now = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
-    p_cell, p_out = params["cell"], params["readout"]
-    J = jac.blocks(net.cell, p_cell, run.c_0, now(run.a), now(run.c))
-    psi_tm1, Xi_tm1 = jac.output_blocks(net.cell, p_cell, run.c_0)
-    readout = jac.blocks(jac.as_cell(net.readout), p_out, run.y_0, run.a_out[0], run.y[0])
-    if net.readout.shared:  # one number for all read-out units: keep one of them
-        readout = jax.tree.map(lambda x: x[:, :1], readout)
+    p, p_out = params["cell"], params["readout"]
+    J = jac.blocks(net.cell, p, run.c_0, now(run.a), now(run.c))
+    own = jac.narrow(net.cell, J, run.c_0)
+    psi_tm1, Xi_tm1 = jac.output_blocks(net.cell, p, run.c_0)
+    paths = [path for path, _ in jax.tree.leaves_with_path(p)]
+    xi_tm1 = [Xi_tm1[path[1].key] if path[0].key == "theta" else None for path in paths]
+    readout = jac.as_cell(net.readout)
+    J_out = jac.blocks(readout, p_out, run.y_0, run.a_out[0], run.y[0])
+    J_out = jac.narrow(readout, J_out, run.y_0)
+    lines = {"w_in": run.x[0], "w_rec": run.h_0}
     spread, to_signal = feedback.signal(params, spec.feedback, is_filtered(spec))
     return Moment(
         J,
+        own,
         psi_tm1,
-        Xi_tm1,
-        tr.sources(p_cell, J, {"w_in": run.x[0], "w_rec": run.h_0}),
-        jac.as_gates(p_cell.get("w_rec", {})),
-        readout,
-        tr.sources(p_out, readout, {"w_out": run.h[0]}),
+        xi_tm1,
+        tr.sources(p, J, lines),
+        tr.sources(p, own, lines),
+        jac.as_gates(p.get("w_rec", {})),
+        J_out,
+        tr.sources(p_out, J_out, {"w_out": run.h[0]}),
         chunk.dL_dy[0],
         chunk.dL_dh,
         spread,
@@ -64,35 +73,25 @@ def is_filtered(spec: RuleSpec) -> bool:
     return spec.order == 1 and spec.network.readout.shared
 
 
-def implicit_variable(J: jac.Blocks, epsilon: list, sources: list) -> list:
-    """Eq. 8: ε_ij^t = ∂c_j^t/∂c_j^{t-1} ε_ij^{t-1} + ∂c_j^t/∂w_ij."""
-
-    def advance(eps: tr.Trace, source: tr.Source) -> tr.Trace:
-        return tuple(
-            tr.total([tr.scale(D, e) for D, e in zip(row, eps)], eps[r])
-            + tr.direct(source, r, eps[r])
-            for r, row in enumerate(J.D)
-        )
-
-    return [advance(eps, source) for eps, source in zip(epsilon, sources)]
+# -- carries as lists -----------------------------------------------------------------------------
 
 
-def readout_gradient(m: Moment, gamma: list) -> tuple[list, list[Array]]:
-    """The read-out's own parameters: Eq. 8 again, for a unit whose output is y itself."""
-    gamma = implicit_variable(m.readout, gamma, m.readout_sources)
-    grads = [jnp.sum(tr.scale(m.dL_dy, g[0]), 0) for g in gamma]
-    return gamma, grads
+def structure(cell, params: dict, c) -> jac.Blocks:
+    """Blocks whose Nones are those of any step (their values mean nothing)."""
+    gates = set().union(
+        *(jac.as_gates(params[k]) for k in ("w_in", "w_rec", "bias", "w_out") if k in params)
+    )
+    drive = jac.of_gates(dict.fromkeys(sorted(gates), jac.floats(c)[0]))
+    return jac.blocks(cell, params, c, drive, c)
 
 
 def zeros(spec: RuleSpec, params: dict, state: State, batch: int) -> Gamma:
     """The read-out's traces before the first step."""
-    p_cell, p_out = params["cell"], params["readout"]
-    own = tr.zeros(p_out, state.y, batch)
-    if spec.network.readout.shared:
-        own = jax.tree.map(lambda x: x[..., :1], own)
+    p, p_out = params["cell"], params["readout"]
+    readout = jac.as_cell(spec.network.readout)
+    own = tr.zeros(readout, p_out, state.y, structure(readout, p_out, state.y), batch)
     ends = 1 if is_filtered(spec) else spec.network.readout.n_out
-    dtype = state.y.dtype
-    cell = jax.tree.map(lambda p: jnp.zeros((batch, ends, *p.shape), dtype), p_cell)
+    cell = jax.tree.map(lambda w: jnp.zeros((batch, ends, *w.shape), state.y.dtype), p)
     return Gamma(own, cell)
 
 
@@ -111,58 +110,93 @@ def unpack(params: dict, carry: Carry) -> tuple[list, list[Array]]:
 # -- the terms of the equations -------------------------------------------------------------------
 
 
-def own(psi: tuple, eps: tr.Trace, xi: Array | None) -> Array:
-    """∂h_j/∂c_j S_ij (+ ∂h_j/∂θ_j): Eq. 9 for one parameter leaf."""
-    return tr.total([*(tr.scale(p, x) for p, x in zip(psi, eps)), xi], eps[0])
+def implicit_variable(J: jac.Blocks, epsilon: list, sources: list) -> list:
+    """Eq. 8: ε_ij^t = ∂c_j^t/∂c_j^{t-1} ε_ij^{t-1} + ∂c_j^t/∂w_ij."""
+    return [
+        tuple(
+            tr.total(*(tr.scale(D, e) for D, e in zip(row, eps)), tr.direct(source, r))
+            for r, row in enumerate(J.D)
+        )
+        for eps, source in zip(epsilon, sources)
+    ]
 
 
-def ends(psi: tuple, S: tr.Trace, xi: Array | None) -> Array:
+def own(psi: tuple, eps: tr.Trace, xi: Array | None) -> Array | None:
+    """∂h_j/∂c_j ε_ij (+ ∂h_j/∂θ_j): Eq. 9 for one parameter leaf."""
+    return tr.total(*(tr.scale(p, x) for p, x in zip(psi, eps)), xi)
+
+
+def ends(psi: tuple, S: tr.Trace, xi: Array | None) -> Array | None:
     """∂h_r/∂c_r S_ij^r (+ ∂h_j/∂θ_j at r = j): Eq. 16, 23 for one parameter leaf."""
-    direct = None if xi is None else at_own_unit(xi)
-    return tr.total([*(tr.scale_ends(p, x) for p, x in zip(psi, S)), direct], S[0])
+    return tr.total(*(tr.scale_ends(p, x) for p, x in zip(psi, S)), at_own_unit(xi))
 
 
-def at_own_unit(x: Array) -> Array:
+def at_own_unit(x: Array | None) -> Array | None:
     """[B, ..., j] -> [B, r, ..., j], zero where r ≠ j."""
-    own = jnp.eye(x.shape[-1], dtype=x.dtype).reshape(
-        1, x.shape[-1], *(1,) * (x.ndim - 2), x.shape[-1]
-    )
-    return own * x[:, None]
+    if x is None:
+        return None
+    n = x.shape[-1]
+    return jnp.eye(n, dtype=x.dtype).reshape(1, n, *(1,) * (x.ndim - 2), n) * x[:, None]
 
 
-def explicit(m: Moment, r: int, b_tm1: Array) -> Array | None:
+def explicit(m: Moment, r: int, b_tm1: Array | None) -> Array | None:
     """Σ_k ∂c_r^t/∂h_k^{t-1} b_ij^{t-1,k}, where ∂c_r^t/∂h_k^{t-1} = B_r w_kr: the explicit jump."""
-    jumps = (
-        tr.scale_ends(m.J.B[r][g], jnp.einsum("kr,bk...->br...", w, b_tm1))
-        for g, w in m.w_rec.items()
-        if m.J.B[r][g] is not None
+    if b_tm1 is None:
+        return None
+    return tr.total(
+        *(
+            tr.scale_ends(m.J.B[r][g], jnp.einsum("kr,bk...->br...", w, b_tm1))
+            for g, w in m.w_rec.items()
+            if m.J.B[r][g] is not None
+        )
     )
-    return tr.total(list(jumps), b_tm1)
 
 
-def xi_tm1(m: Moment, params: dict) -> list[Array | None]:
-    """∂h_j^{t-1}/∂θ_j, one a parameter leaf."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
-    return [m.Xi_tm1[path[1].key] if path[0].key == "theta" else None for path in paths]
-
-
-def readout_variable(m: Moment, gamma: Array, e: Array) -> Array:
+def readout_variable(m: Moment, gamma: Array, e: Array | None) -> Array:
     """Eq. 34: γ_ij^{t,k} = ∂y_k^t/∂y_k^{t-1} γ_ij^{t-1,k} + ∂y_k^t/∂a_k^t w_jk e_ij^t."""
-    spread = m.spread.reshape(1, m.spread.shape[0], *(1,) * (e.ndim - 2), e.shape[-1])
+    if e is None:
+        return _read(m, gamma, None)
+    spread = m.spread.reshape(1, m.spread.shape[0], *(1,) * (e.ndim - 2), -1)
     return _read(m, gamma, spread * e[:, None])
 
 
-def readout_variable_of_ends(m: Moment, gamma: Array, a: Array) -> Array:
-    """Eq. 34, where h_r of every unit depends on w_ij: Σ_r w_rk a_ij^{t,r} in place of w_jk e_ij."""
-    return _read(m, gamma, jnp.einsum("kr,br...->bk...", m.spread, a))
+def readout_variable_of_ends(m: Moment, gamma: Array, a: Array | None) -> Array:
+    """Eq. 34, where every h_r depends on w_ij: Σ_r w_rk a_ij^{t,r} in place of w_jk e_ij^t."""
+    return _read(m, gamma, None if a is None else jnp.einsum("kr,br...->bk...", m.spread, a))
 
 
-def _read(m: Moment, gamma: Array, drive: Array) -> Array:
+def _read(m: Moment, gamma: Array, drive: Array | None) -> Array:
     implicit = tr.scale_ends(m.readout.D[0][0], gamma)
-    return tr.total([implicit, tr.scale_ends(m.readout.B[0][jac.ONE_DRIVE], drive)], gamma)
+    out = tr.total(implicit, tr.scale_ends(m.readout.B[0][jac.ONE_DRIVE], drive))
+    return jnp.zeros_like(gamma) if out is None else jnp.broadcast_to(out, gamma.shape)
 
 
 def meet(signal: Array, gamma: Array) -> Array:
     """Σ_batch Σ_k ∂L/∂y_k γ_ij^k: Eq. 36, 40. The signal is [B, k, n or 1]."""
-    signal = signal[:, :, None, :] if gamma.ndim == 4 else signal
-    return jnp.sum(signal * gamma, (0, 1))
+    if signal.shape[-1] == 1:
+        return jnp.einsum("bk,bk...->...", signal[..., 0], gamma)
+    return jnp.einsum("bkj,bk...j->...j", signal, gamma)
+
+
+def meet_activity(dL_dh: Array | None, grads: list, traces: list, scale) -> list[Array]:
+    """The activity loss meets h itself (Eq. 25): Σ_batch ∂L/∂h e, beside the read-out's part."""
+    if dL_dh is None:
+        return grads
+    met = [scale(dL_dh, e) for e in traces]
+    return [
+        g if x is None else g + x.reshape(-1, *g.shape).sum(0) for g, x in zip(grads, met)
+    ]
+
+
+def readout_gradient(m: Moment, gamma: list, like: dict) -> tuple[list, list[Array]]:
+    """The read-out's own parameters: Eq. 8 again, for a unit whose output is y itself."""
+    gamma = implicit_variable(m.readout, gamma, m.readout_sources)
+    return gamma, meet_own(m.dL_dy, gamma, like)
+
+
+def meet_own(dL_dy: Array | None, gamma: list, like: dict) -> list[Array]:
+    """Σ_batch ∂L/∂y_k ∂y_k/∂w_jk, one a parameter of the read-out."""
+    met = [tr.scale(dL_dy, trace[0]) for trace in gamma]
+    return [
+        jnp.zeros_like(p) if x is None else x.sum(0) for p, x in zip(jax.tree.leaves(like), met)
+    ]

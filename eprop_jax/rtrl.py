@@ -14,12 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from eprop_jax import chunks, recursions, rules
 from eprop_jax import traces as tr
-from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec
+from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State
 
 
 def rtrl(
@@ -56,32 +53,29 @@ def rtrl(
     return rules.build(spec, init_traces, chunks.gradient(recursion))
 
 
-def init_traces(spec: RuleSpec, params: dict, state, batch: int) -> dict:
+def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     """α = 0 and γ = 0: no path has started."""
-    n = spec.network.cell.n_units
+    cell, p, c = spec.network.cell, params["cell"], state.c
     return {
-        "alpha": tr.zeros(params["cell"], state.c, batch, (n,)),
+        "alpha": tr.zeros(cell, p, c, recursions.structure(cell, p, c), batch, cell.n_units),
         "gamma": recursions.zeros(spec, params, state, batch),
     }
 
 
 def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
     """One step: the equations above, in their order."""
-    p = params["cell"]
-    alpha = tr.unpack(p, carry.state.c, carry.alpha)
+    p, c = params["cell"], carry.state.c
+    alpha = tr.unpack(p, c, carry.alpha)
     gamma_out, gamma = recursions.unpack(params, carry)
 
-    a_tm1 = [  # Eq. 23, one step before; θ_j also reaches h_j directly
-        recursions.ends(m.psi_tm1, al, xi) for al, xi in zip(alpha, recursions.xi_tm1(m, p))
-    ]
+    a_tm1 = [recursions.ends(m.psi_tm1, al, xi) for al, xi in zip(alpha, m.xi_tm1)]  # Eq. 23
     alpha = [  # Eq. 22
         tuple(
             tr.total(
-                [tr.scale_ends(D, x) for D, x in zip(m.J.D[r], al)]
-                + [recursions.explicit(m, r, a)],
-                al[r],
+                *(tr.scale_ends(D, x) for D, x in zip(m.J.D[r], al)),
+                recursions.explicit(m, r, a),
+                recursions.at_own_unit(tr.direct(source, r)),
             )
-            + recursions.at_own_unit(tr.direct(source, r, al[r][:, 0]))
             for r in range(len(al))
         )
         for al, a, source in zip(alpha, a_tm1, m.sources)
@@ -89,12 +83,8 @@ def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
     a = [recursions.ends(m.J.psi, al, s.xi) for al, s in zip(alpha, m.sources)]  # Eq. 23
     gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, a)]  # Eq. 34
     grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 24, 36
-    if m.dL_dh is not None:
-        grads = [g + jnp.sum(tr.scale_ends(m.dL_dh, x), (0, 1)) for g, x in zip(grads, a)]
-    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out)
+    grads = recursions.meet_activity(m.dL_dh, grads, a, tr.scale_ends)
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
 
-    carry = carry._replace(
-        alpha=tr.pack(p, carry.state.c, alpha),
-        gamma=recursions.pack(params, carry, gamma_out, gamma),
-    )
-    return carry, jax.tree.structure(p).unflatten(grads), grads_out
+    gamma = recursions.pack(params, carry, gamma_out, gamma)
+    return carry._replace(alpha=tr.pack(p, c, alpha), gamma=gamma), grads, grads_out

@@ -3,6 +3,8 @@ leaves is a state, one array a floating component. Inside the library both are l
 
 A trace of parameter w_ij has the shape of its lines: [B, i, j] for weights, [B, j] for a bias or a
 per-unit θ_j (its "lines" are absent). A trace that ends at every unit r is [B, r, i, j], [B, r, j].
+A component that a parameter never reaches has no trace (None; `()` in the carry), and one whose
+recursion is the same for all units (`Cell.shared`) has one for all: j = 1.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax import jacobians as jac
-from eprop_jax.base import Array, PyTree
+from eprop_jax.base import Array, Cell, PyTree
 
-Trace = tuple[Array, ...]
+Trace = tuple[Array | None, ...]
 """One parameter leaf's trace, by component."""
 
 
@@ -37,59 +39,78 @@ def sources(params: dict, blocks: jac.Blocks, lines: dict[str, Array]) -> list[S
         if line == "theta":
             name = path[1].key
             return Source(None, tuple(row[name] for row in blocks.Theta), blocks.Xi[name])
-        gate = path[1].key if len(path) > 1 else jac.ONE_DRIVE
+        gate = gate_of(path)
         return Source(lines.get(line), tuple(row[gate] for row in blocks.B), None)
 
     return [source(path, leaf) for path, leaf in jax.tree.leaves_with_path(params)]
 
 
-def direct(source: Source, r: int, like: Array) -> Array:
+def gate_of(path) -> str:
+    return path[1].key if len(path) > 1 else jac.ONE_DRIVE
+
+
+def direct(source: Source, r: int) -> Array | None:
     """∂c_r^t/∂w_ij: [B, i, j] or [B, j]."""
-    if source.b[r] is None:
-        return jnp.zeros_like(like)
-    return outer(source.pre, source.b[r])
+    b = source.b[r]
+    return b if b is None or source.pre is None else source.pre[..., :, None] * b[..., None, :]
 
 
-def outer(pre: Array | None, post: Array) -> Array:
-    """pre_i post_j."""
-    return post if pre is None else pre[..., :, None] * post[..., None, :]
-
-
-def scale(value: Array | None, S: Array) -> Array | None:
+def scale(value: Array | None, S: Array | None) -> Array | None:
     """value_j S_ij: a block [B, j] times a trace [B, ..., j]. None times anything is None."""
-    return None if value is None else value.reshape(_spread(value, S, last=True)) * S
+    if value is None or S is None:
+        return None
+    return value.reshape(value.shape[0], *(1,) * (S.ndim - 2), value.shape[1]) * S
 
 
-def scale_ends(value: Array | None, S: Array) -> Array | None:
+def scale_ends(value: Array | None, S: Array | None) -> Array | None:
     """value_r S_rij: a block [B, r] times a trace [B, r, ..., j]."""
-    return None if value is None else value.reshape(_spread(value, S, last=False)) * S
+    if value is None or S is None:
+        return None
+    return value.reshape(*value.shape, *(1,) * (S.ndim - 2)) * S
 
 
-def _spread(value: Array, S: Array, last: bool) -> tuple[int, ...]:
-    ones = (1,) * (S.ndim - 2)
-    return (value.shape[0], *ones, value.shape[1]) if last else (*value.shape, *ones)
-
-
-def total(terms, like: Array) -> Array:
-    """Sum of the terms that are not None; zeros if all are."""
-    terms = [term for term in terms if term is not None]
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(like)
-
-
-def times(a: Array | None, b: Array) -> Array | None:
-    return None if a is None else a * b
+def total(*terms: Array | None) -> Array | None:
+    """The sum of the terms that are not None; None if all are."""
+    kept = [term for term in terms if term is not None]
+    return sum(kept[1:], kept[0]) if kept else None
 
 
 # -- trees as users see them, lists as the recursions do -------------------------------------------
 
 
-def zeros(params: dict, c: PyTree, batch: int, ends: tuple[int, ...] = ()) -> PyTree:
-    """A trace of zeros: components [batch, *ends, *parameter shape]."""
-    leaves = jax.tree.leaves(params)
+def zeros(
+    cell: Cell, params: dict, c: PyTree, blocks: jac.Blocks, batch: int, ends: int | None = None
+) -> PyTree:
+    """A trace of zeros, before any path has started: ε, or (with `ends` = n) one that ends at every
+    unit."""
     dtype = jac.floats(c)[0].dtype
-    d = len(jac.floats(c))
-    each = [tuple(jnp.zeros((batch, *ends, *p.shape), dtype) for _ in range(d)) for p in leaves]
-    return pack(params, c, each)
+    shared = jac.shared_positions(cell, c) if ends is None else set()
+
+    def leaf(path, p, source):
+        line = path[0].key
+        alive = reached(blocks, source, "w_rec" in params and ends is not None)
+        narrow = {r: line != "theta" and r in shared for r in alive}
+        lead = (batch,) if ends is None else (batch, ends)
+        return tuple(
+            jnp.zeros((*lead, *p.shape[:-1], 1 if narrow[r] else p.shape[-1]), dtype)
+            if r in alive
+            else None
+            for r in range(len(blocks.D))
+        )
+
+    pairs = zip(jax.tree.leaves_with_path(params), sources(params, blocks, {}))
+    return pack(params, c, [leaf(path, p, source) for (path, p), source in pairs])
+
+
+def reached(blocks: jac.Blocks, source: Source, jumps: bool) -> set[int]:
+    """The components that a parameter can reach, through D and, with `jumps`, through h."""
+    d = range(len(blocks.D))
+    alive = {r for r in d if source.b[r] is not None}
+    for _ in d:
+        alive |= {r for r in d if any(blocks.D[r][c] is not None for c in alive)}
+        if jumps and (source.xi is not None or any(blocks.psi[c] is not None for c in alive)):
+            alive |= {r for r in d if any(b is not None for b in blocks.B[r].values())}
+    return alive
 
 
 def pack(params: dict, c: PyTree, traces: list[Trace]) -> PyTree:
@@ -97,7 +118,8 @@ def pack(params: dict, c: PyTree, traces: list[Trace]) -> PyTree:
 
     def as_state(trace):
         by_position = dict(zip(positions, trace))
-        return jax.tree.structure(c).unflatten([by_position.get(i, ()) for i in range(n)])
+        leaves = [by_position.get(i) for i in range(n)]
+        return jax.tree.structure(c).unflatten([() if x is None else x for x in leaves])
 
     return jax.tree.structure(params).unflatten([as_state(trace) for trace in traces])
 
@@ -106,4 +128,5 @@ def unpack(params: dict, c: PyTree, tree: PyTree) -> list[Trace]:
     positions = jac.float_positions(c)
     states = jax.tree.structure(params).flatten_up_to(tree)
     flat = [jax.tree.structure(c).flatten_up_to(state) for state in states]
-    return [tuple(leaves[i] for i in positions) for leaves in flat]
+    absent = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    return [tuple(None if absent(x[i]) else x[i] for i in positions) for x in flat]

@@ -13,7 +13,8 @@ from eprop_jax import checks
 
 def compute_dtype(params) -> Any:
     """The dtype of states and traces: the parameters', but at least float32."""
-    return jnp.promote_types(jax.tree.leaves(params)[0].dtype, jnp.float32)
+    dtype = jax.tree.leaves(params)[0].dtype
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 class Units:

@@ -30,6 +30,7 @@ def custom(
     self_connections: bool = True,
     gain_in: float = 1.0,
     gain_rec: float = 1.0,
+    shared: tuple[str, ...] = (),
 ) -> Cell:
     """Your own neuron: write one unit, get every learning rule.
 
@@ -48,6 +49,8 @@ def custom(
       connectivity: bool [n, n], which recurrent synapses [pre, post] exist; None: all.
       self_connections: False removes the diagonal of `w_rec`.
       gain_in, gain_rec: initial weights are normal with standard deviation gain/√fan_in.
+      shared: a promise that saves memory and time, see `Cell.shared`; the name of a state's only
+        component is "".
 
     Raises:
       TypeError, ValueError: for an argument of the wrong kind, shape or name.
@@ -110,4 +113,6 @@ def custom(
 
         return jax.tree.map(full, state)
 
-    return Cell(init, initial_state, dynamics, output, constants, n_in, n, mask)
+    return Cell(
+        init, initial_state, dynamics, output, constants, n_in, n, mask, tuple(shared)
+    )

@@ -35,8 +35,9 @@ def rnn(
     """
     checks.is_callable("activation", activation)
     return custom(
-        n_in, n_units, lambda theta, c, a: a, lambda theta, c: activation(c), 0.0, **options
-    )
+        n_in, n_units, lambda theta, c, a: a, lambda theta, c: activation(c), 0.0, shared=("",),
+        **options,
+    )  # fmt: skip
 
 
 def leaky_rnn(
@@ -86,6 +87,7 @@ def leaky_rnn(
         0.0,
         theta=unit.theta,
         constants=unit.constants,
+        shared=("",) if "alpha" in unit.constants and not np.ptp(unit.constants["alpha"]) else (),
         **options,
     )
 

@@ -143,6 +143,8 @@ def _spiking(
         )
 
     state = SpikingState(v=0.0, a=0.0 if adaptive else (), r=0 if n_ref else ())
+    one_decay = "alpha" in unit.constants and not np.ptp(unit.constants["alpha"])
     return custom(
-        n_in, n, dynamics, output, state, theta=unit.theta, constants=unit.constants, **options
-    )
+        n_in, n, dynamics, output, state, theta=unit.theta, constants=unit.constants,
+        shared=("v",) if one_decay and not reset_gradient else (), **options,
+    )  # fmt: skip
