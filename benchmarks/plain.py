@@ -24,27 +24,33 @@ ALPHA, RHO, KAPPA = (float(jnp.exp(-1.0 / tau)) for tau in (20.0, 200.0, 20.0))
 BETA = 1.7 * (1 - RHO) / (1 - ALPHA)
 
 
-def alif(p, state, x, h):
+def fire(x, imposed):
+    """A spike, or the imposed one with the same derivative."""
+    z = spike(x)
+    return z if imposed is None else imposed + z - jax.lax.stop_gradient(z)
+
+
+def alif(p, state, x, h, imposed):
     v, a, z = state
     v = ALPHA * v + x @ p["w_in"] + h @ p["w_rec"] + p["bias"] - jax.lax.stop_gradient(z)
     a = RHO * a + z
-    z = spike(v - 1.0 - BETA * a)
+    z = fire(v - 1.0 - BETA * a, imposed)
     return (v, a, z), z
 
 
-def lif(p, state, x, h):
+def lif(p, state, x, h, imposed):
     v, z = state
     v = ALPHA * v + x @ p["w_in"] + h @ p["w_rec"] + p["bias"] - jax.lax.stop_gradient(z)
-    z = spike(v - 1.0)
+    z = fire(v - 1.0, imposed)
     return (v, z), z
 
 
-def rnn(p, state, x, h):
+def rnn(p, state, x, h, imposed):
     h = jnp.tanh(x @ p["w_in"] + h @ p["w_rec"] + p["bias"])
     return (), h
 
 
-def lstm(p, state, x, h):
+def lstm(p, state, x, h, imposed):
     (s,) = state
     a = {g: x @ p["w_in"][g] + h @ p["w_rec"][g] + p["bias"][g] for g in "ifgo"}
     s = jax.nn.sigmoid(a["f"] + 1.0) * s + jax.nn.sigmoid(a["i"]) * jnp.tanh(a["g"])
@@ -56,23 +62,26 @@ CELLS = {"alif": (alif, 3), "lif": (lif, 2), "rnn": (rnn, 0), "lstm": (lstm, 1)}
 
 
 def loss_of(name, cut=False):
-    """(params, xs [T, B, n_in], ys [T, B, n_out]) -> Σ_t mean_batch ½ |y − target|²."""
+    """(params, xs [T, B, n_in], ys [T, B, n_out]) -> Σ_t mean_batch ½ |y − target|².
+
+    `spikes` [T, B, n], where given, take the place of the network's own.
+    """
     step, n_states = CELLS[name]
 
-    def loss(params, xs, ys):
+    def loss(params, xs, ys, spikes=None):
         p, out = params["cell"], params["readout"]
         n = out["w_out"].shape[0]
         zero = jnp.zeros((xs.shape[1], n), xs.dtype)
 
         def body(carry, inputs):
             state, h, y = carry
-            x, target = inputs
-            state, h = step(p, state, x, jax.lax.stop_gradient(h) if cut else h)
+            x, target, imposed = inputs
+            state, h = step(p, state, x, jax.lax.stop_gradient(h) if cut else h, imposed)
             y = KAPPA * y + h @ out["w_out"] + out["bias"]
             return (state, h, y), 0.5 * jnp.sum((y - target) ** 2)
 
         carry = ((zero,) * n_states, zero, jnp.zeros(ys.shape[1:], xs.dtype))
-        _, losses = jax.lax.scan(body, carry, (xs, ys))
+        _, losses = jax.lax.scan(body, carry, (xs, ys, spikes))
         return jnp.sum(losses) / xs.shape[1]
 
     return loss

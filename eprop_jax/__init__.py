@@ -4,6 +4,7 @@ from eprop_jax import cells, feedback, jacobians, losses, readouts, surrogates
 from eprop_jax.base import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
 from eprop_jax.bptt import bptt
 from eprop_jax.compare import compare, fidelity
+from eprop_jax.cost import cost
 from eprop_jax.eprop import eprop
 from eprop_jax.m_order import m_order_eprop
 from eprop_jax.online import online
@@ -23,6 +24,7 @@ __all__ = [
     "bptt",
     "cells",
     "compare",
+    "cost",
     "eprop",
     "feedback",
     "fidelity",

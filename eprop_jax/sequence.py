@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.base import Array, LearningRule, PyTree
+from eprop_jax.cost import auto_chunk
 from eprop_jax.units import compute_dtype
 
 
@@ -23,7 +25,7 @@ class Aux(NamedTuple):
 
 
 def value_and_grad(
-    rule: LearningRule, chunk: int | None = None, has_aux: bool = False
+    rule: LearningRule, chunk: int | Literal["auto"] | None = None, has_aux: bool = False
 ) -> Callable[[PyTree, Array, PyTree], Any]:
     """The rule over a whole sequence, with the return conventions of `jax.value_and_grad`.
 
@@ -31,7 +33,9 @@ def value_and_grad(
       rule: a learning rule.
       chunk: None: the whole sequence in one call, without traces (memory grows with T). An int K:
         K steps at a time, with traces carried across (memory does not grow with T); if K does not
-        divide T, the last chunk is shorter.
+        divide T, the last chunk is shorter. "auto": K from the sizes. For e-prop, the longest of
+        512, 256, 128, 64 whose working memory (`ej.cost(...).chunk_bytes`) is at most the traces'
+        own; for RTRL and orders above 1, 2·n, where a step costs O(n³); for BPTT, T.
       has_aux: also return the network's outputs.
 
     Returns:
@@ -52,7 +56,7 @@ def value_and_grad(
     """
     if not isinstance(rule, LearningRule):
         raise TypeError(f"rule: got {type(rule).__name__}, wanted an ej.LearningRule")
-    if chunk is not None:
+    if chunk is not None and chunk != "auto":
         chunk = checks.size("chunk", chunk)
 
     def whole(params, xs, ys):
@@ -60,8 +64,8 @@ def value_and_grad(
         aux = Aux(out.outputs, out.activity, out.losses)
         return ((out.loss, aux) if has_aux else out.loss), out.grads
 
-    @jax.jit
-    def chunked(params, xs, ys):
+    @functools.partial(jax.jit, static_argnames="K")
+    def chunked(params, xs, ys, K):
         # Chunks add up in the compute dtype, also where the parameters are narrower.
         wide = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
         loss = jnp.zeros((), compute_dtype(params))
@@ -73,16 +77,18 @@ def value_and_grad(
             aux = Aux(out.outputs, out.activity, out.losses) if has_aux else ()
             return (carry, loss + out.loss, jax.tree.map(jnp.add, grads, out.grads)), aux
 
-        (_, loss, grads), aux = scan_parts(step, total, (xs, ys), chunk or xs.shape[0])
+        (_, loss, grads), aux = scan_parts(step, total, (xs, ys), K)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
         return ((loss, aux) if has_aux else loss), grads
 
     def f(params, xs, ys):
-        if rule.whole is not None and (chunk is None or chunk >= jnp.shape(xs)[0]):
-            return whole(params, xs, ys)
+        T = jnp.shape(xs)[0]
         if rule.spec is not None:  # refuse before tracing
-            checks.sequence(xs, ys, rule.spec.network.cell.n_in)
-        return chunked(params, xs, ys)
+            batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in)
+        K = auto_chunk(rule, params, batch, T) if chunk == "auto" else chunk
+        if rule.whole is not None and (K is None or K >= T):
+            return whole(params, xs, ys)
+        return chunked(params, xs, ys, K or T)
 
     return f
 

@@ -1,0 +1,109 @@
+"""What a rule costs a step: multiply-adds and bytes, from the sizes alone (the paper's Table 1, with
+its constants, and with the chunk length as a variable)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import checks
+from eprop_jax import jacobians as jac
+from eprop_jax.base import LearningRule, PyTree
+from eprop_jax.units import compute_dtype
+
+
+class Cost(NamedTuple):
+    """Predicted cost of one step of a whole batch."""
+
+    multiply_adds: float
+    """multiply-adds a step, the products alone (elementwise work is not counted)"""
+    trace_bytes: int
+    """bytes of the carry, which live from call to call"""
+    chunk_bytes: int
+    """bytes that a step call keeps of its chunk until its sweep is done"""
+
+
+def cost(
+    rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...] = (), chunk: int | None = 1
+) -> Cost:
+    """Predicted multiply-adds and bytes a step of one of the library's rules.
+
+    With n units, m lines, d components, g drives, P = m·n·g weights, S = d·n + n_out and batch B:
+    forward 1·BP; backward through W_rec (order − 1)·Bn²g (RTRL, BPTT: 1); gradient 1·BP; and where
+    traces are kept, for e-prop 1·BP a live trace and 3/K passes over each; for RTRL and
+    order m > 1, a grade: S·Bn²g (sweep), S·BP (source), S·d·n·BP/K (transition).
+
+    Args:
+      rule: `ej.bptt`, `ej.eprop`, `ej.m_order_eprop` or `ej.rtrl` of a network.
+      params: its parameters, or their shapes (`jax.eval_shape`).
+      batch_shape: as in `rule.init`.
+      chunk: K, the steps a call; None: the whole sequence at once without traces, in which case
+        chunk_bytes is what *each step* of the sequence keeps.
+
+    Returns:
+      A `Cost`.
+
+    Raises:
+      TypeError, ValueError: for what is none of the library's rules, or chunk < 1.
+
+    >>> import jax, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.lif(40, 100), ej.readouts.leaky(100, 2))
+    >>> params = net.init(jax.random.key(0))
+    >>> online, chunked = (ej.cost(ej.rtrl(net, ej.losses.squared_error), params, chunk=K)
+    ...                    for K in (1, 100))
+    >>> online.multiply_adds > 30 * chunked.multiply_adds
+    True
+    """
+    if not isinstance(rule, LearningRule) or rule.spec is None:
+        raise TypeError(f"rule: got {type(rule).__name__}, wanted one of the library's rules")
+    batch_shape = checks.batch(batch_shape)
+    K = None if chunk is None else checks.size("chunk", chunk)
+    spec, p = rule.spec, params["cell"]
+    B, n, n_out = math.prod(batch_shape), spec.network.cell.n_units, spec.network.readout.n_out
+    carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)
+    trace_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
+
+    P = sum(w.size for line in ("w_in", "w_rec") for w in jax.tree.leaves(p.get(line, {})))
+    recurrent = sum(w.size for w in jax.tree.leaves(p.get("w_rec", {})))
+    gates = len(set().union(*(jac.as_gates(p[k]) for k in ("w_in", "w_rec", "bias") if k in p)))
+    d = len(jac.floats(carry.state.c))
+    order, traced = spec.order, carry.gamma != () and K is not None
+
+    work = 2 * B * P + 3 * B * n * n_out  # forward and gradient, of cell and read-out
+    work += B * recurrent * (1 if order is None else order - 1)
+    floats = jnp.dtype(compute_dtype(params)).itemsize * B
+    kept = floats * (n * (d + gates + 2) + 2 * n_out + n * gates)
+    if traced:
+        # Scanned, a trace of width 1 is free.
+        local = sum(x.size for x in jax.tree.leaves((carry.epsilon, carry.gamma.cell)))
+        if order == 1:
+            work += local * (1 + 3 / K)
+        else:
+            ends, jumps = d * n + n_out, 1 if order is None else order
+            dense = sum(x.size for x in jax.tree.leaves((carry.alpha, carry.beta)))
+            if K == 1:
+                work += dense * (d + n * gates) + local
+            else:
+                work += jumps * ends * B * (recurrent + P) + (jumps + 1) / 2 * dense * d * n / K
+            kept += floats * jumps * ends * n * gates
+    return Cost(float(work), int(trace_bytes), int(kept * (K or 1)))
+
+
+def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...], T: int) -> int:
+    """The chunk that `value_and_grad(rule, chunk="auto")` takes (stated there)."""
+    if rule.spec is None:
+        raise TypeError("chunk: 'auto' needs one of the library's rules; give an int")
+    if rule.spec.name == "BPTT":
+        return T  # a shorter chunk would be truncated
+    n = rule.spec.network.cell.n_units
+    if rule.spec.order != 1:
+        return min(T, 2 * n)
+    candidates = [K for K in (512, 256, 128, 64) if K <= T]
+    for K in candidates:
+        c = cost(rule, params, batch_shape, K)
+        if c.chunk_bytes <= c.trace_bytes:
+            return K
+    return min(T, 64)
