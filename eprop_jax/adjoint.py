@@ -16,6 +16,7 @@ to count, the first of them is the grade.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,23 +31,21 @@ from eprop_jax.base import Array, Cell, PyTree
 class Path(NamedTuple):
     """A layer's own trajectory over the chunk."""
 
-    c_0: PyTree
     c_tm1: PyTree
-    c: PyTree
+    """[K, B, n] a component"""
+    c_K: PyTree
     a: PyTree
-
-    @staticmethod
-    def of(c_0: PyTree, c: PyTree, a: PyTree) -> Path:
-        return Path(c_0, jax.tree.map(shift, c_0, c), c, a)
 
 
 class Seed(NamedTuple):
     """What a sweep starts from."""
 
-    dh: Array | None = None
-    """∂/∂h^t, entering at each step: [K, *lead, B, n]"""
+    entry: Array | None = None
+    """what enters at each step, [K, ...], and"""
+    to_dh: Callable[[Array], Array] = lambda entry: entry
+    """one step of it -> ∂/∂h^t, [*lead, B, n]"""
     dc_K: tuple[Array | None, ...] | None = None
-    """∂/∂c^K, entering at the end, by component: [*lead, B, n]"""
+    """what enters at the end, ∂/∂c^K by component: [*lead, B, n]"""
     top_only: bool = False
     """Of ∂̃a and dθ keep the highest grade alone (then they have no grade axis)."""
 
@@ -60,11 +59,6 @@ class Swept(NamedTuple):
     """∂̃c⁰, the co-state before the chunk, by component: [*lead, B, n]"""
     dtheta: dict[str, Array | None]
     """Σ_t over the chunk of what reaches θ_j, {name: [*lead, B, n]}"""
-
-
-def shift(x_0: Array, x: Array) -> Array:
-    """x^0 and x^1 … x^K -> x^0 … x^{K-1}."""
-    return jnp.concatenate([x_0[None], x[:-1]])
 
 
 def sweep(
@@ -98,23 +92,24 @@ def sweep(
         return da, dc_t, dtheta
 
     def step(carry, at):
-        c_tm1, c_t, a_t, dh = at
+        (c_t, carry), (c_tm1, a_t, entries) = carry, at
         J = jac.narrow(cell, jac.blocks(cell, params, c_tm1, a_t, c_t), c_tm1)
         carried, emitted = [], []
-        for seed, (dc_tp1, dh_tp1, dtheta), dh_t in zip(seeds, carry, dh):
+        for seed, (dc_tp1, dh_tp1, dtheta), entry in zip(seeds, carry, entries):
+            dh_t = None if entry is None else seed.to_dh(entry)
             da, dc_t, dtheta = back(J, dc_tp1, tr.total(dh_t, dh_tp1), dtheta)
             carried.append((dc_t, jump(da), dtheta))
             emitted.append(top(da) if seed.top_only else da)
-        return _fill(carried, carry), emitted
+        return (c_tm1, _fill(carried, carry)), emitted
 
-    xs = (path.c_tm1, path.c, path.a, [seed.dh for seed in seeds])
-    d = len(jac.floats(path.c_0))
+    xs = (path.c_tm1, path.a, [seed.entry for seed in seeds])
+    d = len(jac.floats(path.c_K))
     start = [
         (seed.dc_K or (None,) * d, None, dict.fromkeys(params.get("theta", {}))) for seed in seeds
     ]
-    start = _settled(step, start, jax.tree.map(lambda x: x[0], xs))
-    carried, emitted = jax.lax.scan(step, start, xs, reverse=True)
-    psi_0, Xi_0 = jac.output_blocks(cell, params, path.c_0)
+    start = _settled(step, (path.c_K, start), jax.tree.map(lambda x: x[0], xs))
+    (c_0, carried), emitted = jax.lax.scan(step, start, xs, reverse=True)
+    psi_0, Xi_0 = jac.output_blocks(cell, params, c_0)
 
     def swept(seed, carry, da):
         dc_0, dh_0, dtheta = carry  # h^0 → c^1 is a jump too

@@ -20,6 +20,7 @@ from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.adjoint import Path, Seed, Swept
 from eprop_jax.base import Array, Carry, RuleSpec, State
+from eprop_jax.forward import before
 
 
 def gradient(recursion: Callable | None) -> Callable:
@@ -36,7 +37,7 @@ def gradient(recursion: Callable | None) -> Callable:
         else:
             carry, grads, grads_out = with_traces(spec, params, carry, chunk)
         run = chunk.run
-        state = State(jax.tree.map(lambda c: c[-1], run.c), run.y[-1])
+        state = State(run.c_K, run.y[-1])
         grads = {
             "cell": jax.tree.structure(params["cell"]).unflatten(grads),
             "readout": jax.tree.structure(params["readout"]).unflatten(grads_out),
@@ -52,17 +53,43 @@ class Layers(NamedTuple):
     path: Path
     lines: dict[str, Array]
     path_out: Path
-    lines_out: dict[str, Array]
+    run: Any
 
     @staticmethod
     def of(chunk: rules.Chunk) -> Layers:
         run = chunk.run
         return Layers(
-            Path.of(run.c_0, run.c, run.a),
-            {"w_in": run.x, "w_rec": adjoint.shift(run.h_0, run.h)},
-            Path.of(run.y_0, run.y, run.a_out),
-            {"w_out": run.h},
+            Path(run.c_tm1, run.c_K, run.a),
+            {"w_in": run.x, "w_rec": run.h_tm1},
+            Path(before(run.y_0, run.y), run.y[-1], run.a_out),
+            run,
         )
+
+    def readout_gradient(self, p_out: dict, s: Swept) -> list[Array]:
+        """Σ_t Σ_batch h^t ⊗ ∂̃a_out^t."""
+        late, lines, da_K = self._late(s)
+        grads = adjoint.gradient(p_out, late, lines)
+        last = {"w_out": self.run.h_K.T @ da_K, "bias": da_K.sum(0)}
+        return _add_last(p_out, grads, last)
+
+    def readout_sources(self, p_out: dict, s: Swept) -> list[Array | None]:
+        """Σ_t h^t ⊗ ∂̃a_out^t an example."""
+        late, lines, da_K = self._late(s)
+        fresh = [row[0] for row in adjoint.sources(p_out, [late], lines)]
+        last = {"w_out": self.run.h_K[:, :, None] * da_K[:, None, :], "bias": da_K}
+        return _add_last(p_out, fresh, last)
+
+    def _late(self, s: Swept) -> tuple[Swept, dict, Array]:
+        """Σ_t h^t ∂̃a^t = Σ_t h^{t-1} ∂̃a^{t-1} + h^K ∂̃a^K: only h^{t-1} is stored, and of the two
+        factors ∂̃a_out is the small one to shift."""
+        da = s.da[jac.ONE_DRIVE]
+        late = s._replace(da={jac.ONE_DRIVE: before(jnp.zeros_like(da[0]), da)})
+        return late, {"w_out": self.run.h_tm1}, da[-1]
+
+
+def _add_last(params: dict, terms: list, last: dict[str, Array]) -> list:
+    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+    return [tr.total(x, last.get(path[0].key)) for x, path in zip(terms, paths)]
 
 
 def without_traces(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> tuple[list, list]:
@@ -70,10 +97,10 @@ def without_traces(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> tuple[li
     net, p, p_out = spec.network, params["cell"], params["readout"]
     layers = Layers.of(chunk)
     readout = jac.as_cell(net.readout)
-    (back,) = adjoint.sweep(readout, p_out, layers.path_out, 1, [Seed(dh=chunk.dL_dy)])
+    (back,) = adjoint.sweep(readout, p_out, layers.path_out, 1, [Seed(chunk.dL_dy)])
     seed = loss_seed(spec, params, chunk, back)
     (s,) = adjoint.sweep(net.cell, p, layers.path, spec.order, [seed])
-    grads_out = adjoint.gradient(p_out, back, layers.lines_out)
+    grads_out = layers.readout_gradient(p_out, back)
     return adjoint.gradient(p, s, layers.lines), grads_out
 
 
@@ -86,35 +113,34 @@ def with_traces(
     own, gamma = recursions.unpack(params, carry)
 
     # the read-out: from the loss, and from y^K itself
-    seeds = [Seed(dh=chunk.dL_dy), Seed(dc_K=(jnp.ones_like(chunk.run.y[-1]),))]
+    seeds = [Seed(chunk.dL_dy), Seed(dc_K=(jnp.ones_like(chunk.run.y[-1]),))]
     readout = jac.as_cell(net.readout)
     back, final = adjoint.sweep(readout, p_out, layers.path_out, 1, seeds)
     final = first_unit(final) if net.readout.shared else final
-    grads_out = adjoint.gradient(p_out, back, layers.lines_out)
+    grads_out = layers.readout_gradient(p_out, back)
     dL_dy_0, dy_dy = back.dc_0[0], final.dc_0[0]  # None: y^t does not depend on y^{t-1}
     grads_out = add(grads_out, recursions.meet_own(dL_dy_0, own, p_out))
-    fresh = [row[0] for row in adjoint.sources(p_out, [final], layers.lines_out)]
+    fresh = layers.readout_sources(p_out, final)
     own = [(tr.total(tr.scale(dy_dy, old[0]), new),) for old, new in zip(own, fresh)]
 
     # the cell: from the loss, and from each thing that a trace describes
     spread, to_signal = feedback.signal(params, spec.feedback, recursions.is_filtered(spec))
-    dy_dh = jnp.einsum("kbs,sj->ksbj", final.da[jac.ONE_DRIVE], spread)
-    seeds = [loss_seed(spec, params, chunk, back), Seed(grades(spec, dy_dh, 1), None, graded(spec))]
+    seeds = [loss_seed(spec, params, chunk, back), y_seed(spec, final, spread)]
     units = unit_seeds(net.cell, c)
     seeds += units if spec.order == 1 else [end_seed(spec, c)]
     s_loss, s_y, *s_c = adjoint.sweep(net.cell, p, layers.path, spec.order, seeds)
-    before = Before.of(spec, params, carry)
-    grads = add(adjoint.gradient(p, s_loss, layers.lines), before.meet(s_loss.dc_0))
+    older = Before.of(spec, params, carry)
+    grads = add(adjoint.gradient(p, s_loss, layers.lines), older.meet(s_loss.dc_0))
     if dL_dy_0 is not None:
         grads = add(grads, [recursions.meet(to_signal(dL_dy_0), g) for g in gamma])
 
     # the traces at the chunk's end
     traces = {}
     if spec.order is None:
-        traces["alpha"] = before.ends_after(s_c[0], layers, p, c, None)
+        traces["alpha"] = older.ends_after(s_c[0], layers, p, c, None)
     elif spec.order > 1:
         jumps = range(1, spec.order)
-        traces["beta"] = tuple(before.ends_after(s_c[0], layers, p, c, s) for s in jumps)
+        traces["beta"] = tuple(older.ends_after(s_c[0], layers, p, c, s) for s in jumps)
         s_c = adjoint.sweep(net.cell, p, layers.path, 1, units)
     fresh = adjoint.sources(p, [s_y, *([] if spec.order is None else s_c)], layers.lines)
     if spec.order is not None:
@@ -123,15 +149,15 @@ def with_traces(
                 None if old[r] is None else tr.total(adjoint.reach(s.dc_0, old), row[1 + r])
                 for r, s in enumerate(s_c)
             )
-            for old, row in zip(before.local, fresh)
+            for old, row in zip(older.local, fresh)
         ]
         traces["epsilon"] = tr.pack(p, c, new)
-    older = before.reach(s_y.dc_0, -1)
+    paths = older.reach(s_y.dc_0, -1)
     gamma = [
         jnp.broadcast_to(x, g.shape) if x is not None else jnp.zeros_like(g)
         for g, x in (
             (g, tr.total(tr.scale_ends(dy_dy, g), path, row[0]))
-            for g, path, row in zip(gamma, older, fresh)
+            for g, path, row in zip(gamma, paths, fresh)
         )
     ]
     carry = carry._replace(**traces, gamma=recursions.pack(params, carry, own, gamma))
@@ -205,19 +231,28 @@ def graded(spec: RuleSpec) -> bool:
     return spec.order not in (1, None)
 
 
-def grades(spec: RuleSpec, x: Array, axis: int) -> Array:
+def every_grade(spec: RuleSpec, dh: Array) -> Array:
     """Enter with every grade: co-states of at most u jumps."""
-    if not graded(spec):
-        return x
-    x = jnp.expand_dims(x, axis)
-    return jnp.broadcast_to(x, (*x.shape[:axis], spec.order, *x.shape[axis + 1 :]))
+    return jnp.broadcast_to(dh, (spec.order, *dh.shape)) if graded(spec) else dh
 
 
 def loss_seed(spec: RuleSpec, params: dict, chunk: rules.Chunk, back: Swept) -> Seed:
     """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence), and from the activity."""
-    dL_dh = back.da[jac.ONE_DRIVE] @ feedback.weights(params, spec.feedback).T
-    dL_dh = dL_dh if chunk.dL_dh is None else dL_dh + chunk.dL_dh
-    return Seed(grades(spec, dL_dh, 1), None, graded(spec))
+    B = feedback.weights(params, spec.feedback)
+
+    def to_dh(dL_da):
+        return every_grade(spec, tr.total(dL_da @ B.T, chunk.dL_dh))
+
+    return Seed(back.da[jac.ONE_DRIVE], to_dh, None, graded(spec))
+
+
+def y_seed(spec: RuleSpec, final: Swept, spread: Array) -> Seed:
+    """∂y^K/∂h^t, one a read-out trace: [s, B, n]."""
+
+    def to_dh(dy_da):
+        return every_grade(spec, dy_da.T[:, :, None] * spread[:, None, :])
+
+    return Seed(final.da[jac.ONE_DRIVE], to_dh, None, graded(spec))
 
 
 def unit_seeds(cell, c: Any) -> list[Seed]:

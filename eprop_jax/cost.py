@@ -75,7 +75,7 @@ def cost(
     work = 2 * B * P + 3 * B * n * n_out  # forward and gradient, of cell and read-out
     work += B * recurrent * (1 if order is None else order - 1)
     floats = jnp.dtype(compute_dtype(params)).itemsize * B
-    kept = floats * (n * (d + gates + 2) + 2 * n_out + n * gates)
+    kept = floats * (n * (d + 2 * gates + 1) + 4 * n_out)
     if traced:
         # Scanned, a trace of width 1 is free.
         local = sum(x.size for x in jax.tree.leaves((carry.epsilon, carry.gamma.cell)))

@@ -25,12 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from eprop_jax import checks
 from eprop_jax.base import Cell, Network, PyTree, Readout
 
-Chain = tuple[int, ...]
-"""Units, read from the end of a path backwards: (k, k', …, j)."""
-Sides = tuple[np.ndarray, np.ndarray]
-"""A variable as its definition gives it, and as its increment does."""
+Chain = tuple[int, ...]  # units, read from the end of a path backwards: (k, k', …, j)
+Sides = tuple[np.ndarray, np.ndarray]  # a variable by its definition, and by its increment
 
 
 class LocalDerivatives(NamedTuple):
@@ -58,19 +57,10 @@ class LocalDerivatives(NamedTuple):
     """[T+1, n_out]: the read-out's values, where the loss is differentiated"""
 
 
-# -- the local derivatives -------------------------------------------------------------------------
-
-
 def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
-    """All local derivatives along the forward trajectory from the initial state.
+    """All local derivatives along the forward trajectory of one example, xs [T, n_in].
 
-    Args:
-      net: a tiny network.
-      params: its parameters.
-      xs: [T, n_in], one example.
-
-    Raises:
-      TypeError, ValueError: if `net` is no Network, or `xs` not [T, n_in].
+    Raises TypeError, ValueError: if `net` is no Network, or `xs` not [T, n_in].
 
     >>> import jax, jax.numpy as jnp, eprop_jax as ej
     >>> from eprop_jax import equations as eq
@@ -82,11 +72,9 @@ def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
     if not isinstance(net, Network):
         raise TypeError(f"net: got {type(net).__name__}, wanted an ej.Network(cell, readout)")
     if jnp.ndim(xs) != 2 or jnp.shape(xs)[1] != net.cell.n_in:
-        raise ValueError(
-            f"xs: got shape {list(jnp.shape(xs))}, wanted [T, {net.cell.n_in}]: the oracle takes "
-            "one example at a time"
-        )
-    p, unravel = ravel_pytree(params["cell"])
+        shape = list(jnp.shape(xs))
+        raise ValueError(f"xs: got shape {shape}, wanted [T, {net.cell.n_in}], one example")
+    (p, unravel), readout = ravel_pytree(params["cell"]), params["readout"]
     c_0 = net.cell.initial_state(params["cell"], ())
     C_0, counters_0 = _floats_and_counters(c_0)
 
@@ -101,9 +89,7 @@ def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
         return jax.vmap(net.cell.output)(theta, _state(c_0, C_t, counters))
 
     def next_y(y_tm1, h_t):
-        readout = params["readout"]
-        a_t = h_t @ readout["w_out"]
-        a_t = a_t + readout["bias"] if "bias" in readout else a_t
+        a_t = h_t @ readout["w_out"] + readout.get("bias", 0.0)
         return jax.vmap(net.readout.dynamics)(_per_unit_values(net.readout, readout), y_tm1, a_t)
 
     @jax.jit
@@ -121,7 +107,7 @@ def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
         return (C_t, counters_t, h_t, y_t), (*dc, *dh, *dy, y_t)
 
     h_0, dh_0 = output(C_0, counters_0)
-    y_0 = net.readout.initial_state(params["readout"], ())
+    y_0 = net.readout.initial_state(readout, ())
     now, steps = (C_0, counters_0, h_0, y_0), []
     for x_t in jnp.asarray(xs, p.dtype):
         now, found = step(*now, x_t)
@@ -168,8 +154,8 @@ def _floats_and_counters(c: PyTree):
 
 def _state(like: PyTree, floats, counters: list) -> PyTree:
     leaves, treedef = jax.tree.flatten(like)
-    floats, counters = iter(floats.T), iter(counters)
-    return treedef.unflatten([next(floats if _is_floating(x) else counters) for x in leaves])
+    values = {True: iter(floats.T), False: iter(counters)}
+    return treedef.unflatten([next(values[_is_floating(x)]) for x in leaves])
 
 
 def linear_units(T: int, n: int = 2, decay: float = 0.5, weight: float = 1.0) -> LocalDerivatives:
@@ -191,9 +177,6 @@ def linear_units(T: int, n: int = 2, decay: float = 0.5, weight: float = 1.0) ->
         dy_dh=after_0[..., 0] * np.ones((1, n)),
         y=np.zeros((T + 1, 1)),
     )
-
-
-# -- section 3.1: the implicit recurrence ----------------------------------------------------------
 
 
 def implicit_path(d: LocalDerivatives, j: int, t: int, t_from: int) -> np.ndarray:
@@ -227,9 +210,6 @@ def eligibility_trace(d: LocalDerivatives, j: int, t: int) -> np.ndarray:
     return d.dh_dc[t, j] @ implicit_variable(d, j, t) + d.dh_dp[t, j]
 
 
-# -- sections 3.2 and 3.3: the explicit recurrence -------------------------------------------------
-
-
 def explicit_variable(d: LocalDerivatives, chain: Chain, t: int) -> np.ndarray:
     """Eq. 14, β^t(k, k', …, j) [d, P], for the chain (k, k', …, j) read from the end backwards:
 
@@ -241,7 +221,7 @@ def explicit_variable(d: LocalDerivatives, chain: Chain, t: int) -> np.ndarray:
     >>> explicit_variable(d, (1, 0), t=3)  # from p_0: enter at 1, jump to 2 or 3; 2 → 3
     array([[3., 0.]])
     """
-    k, *rest = chain
+    k, rest = chain[0], chain[1:]
     if not rest:
         return implicit_variable(d, k, t)
     beta = np.zeros(d.dc_dp.shape[2:])
@@ -296,9 +276,6 @@ def recurrence_eligibility_trace(d: LocalDerivatives, r: int, j: int, t: int) ->
     return d.dh_dc[t, r] @ recurrence_variable(d, r, j, t) + direct
 
 
-# -- appendix B: read-outs -------------------------------------------------------------------------
-
-
 def readout_implicit_variable(
     d: LocalDerivatives, k: int, j: int, t: int, trace: Callable | None = None
 ) -> np.ndarray:
@@ -329,9 +306,6 @@ def leaky_readout_implicit_variable(
     return sum(paths, np.zeros(d.dc_dp.shape[-1]))
 
 
-# -- section 4: the gradient, cut at m − 1 jumps ---------------------------------------------------
-
-
 def path_sum_gradient(
     net: Network, loss: Callable, params: dict, xs: Any, ys: Any, order: int | None = None
 ) -> PyTree:
@@ -359,8 +333,7 @@ def path_sum_gradient(
     >>> bool(jnp.allclose(exact["w_rec"], bptt["cell"]["w_rec"], rtol=1e-4))
     True
     """
-    if order is not None and order < 1:
-        raise ValueError(f"order: got {order}, wanted an int >= 1, or None for all paths")
+    order = None if order is None else checks.size("order", order)
     d = local_derivatives(net, params, xs)
     T, n, n_out = d.y.shape[0] - 1, net.cell.n_units, net.readout.n_out
     b = np.zeros((T + 1, n, d.dc_dp.shape[-1]))
@@ -368,17 +341,14 @@ def path_sum_gradient(
         for s in range(min(order or t + 1, t + 1)):
             b[t, r] += sum(explicit_eligibility_trace(d, chain, t) for chain in chains(n, r, j, s))
 
-    dL_dy = jax.vmap(jax.grad(lambda y, target: jnp.sum(loss(y, target))))
     p, unravel = ravel_pytree(params["cell"])
-    dL_dy = np.asarray(dL_dy(jnp.asarray(d.y[1:], p.dtype), ys), np.float64)
+    per_step = jax.grad(lambda y, target: jnp.sum(loss(y, target)))
+    dL_dy = np.asarray(jax.vmap(per_step)(jnp.asarray(d.y[1:], p.dtype), ys), np.float64)
     dL_dp = np.zeros(p.size)
     for t, k, r in itertools.product(range(1, T + 1), range(n_out), range(n)):
         gamma = readout_implicit_variable(d, k, r, t, lambda r, t: b[t, r])
         dL_dp += dL_dy[t - 1, k] * gamma
     return unravel(jnp.asarray(dL_dp, p.dtype))
-
-
-# -- appendix D: the incremental computations, as (definition, increment) --------------------------
 
 
 def implicit_increment(d: LocalDerivatives, j: int, t: int) -> Sides:
@@ -397,8 +367,8 @@ def readout_increment(d: LocalDerivatives, k: int, j: int, t: int) -> Sides:
     >>> readout_increment(linear_units(T=2), k=0, j=0, t=2)
     (array([2., 0.]), array([2., 0.]))
     """
-    increment = d.dy_dy[t, k] * readout_implicit_variable(d, k, j, t - 1)
-    increment = increment + d.dy_dh[t, k, j] * eligibility_trace(d, j, t)
+    jump = d.dy_dh[t, k, j] * eligibility_trace(d, j, t)
+    increment = d.dy_dy[t, k] * readout_implicit_variable(d, k, j, t - 1) + jump
     return readout_implicit_variable(d, k, j, t), increment
 
 
@@ -409,7 +379,7 @@ def explicit_increment(d: LocalDerivatives, chain: Chain, t: int) -> Sides:
     >>> explicit_increment(linear_units(T=3), (1, 0), t=3)
     (array([[2., 0.]]), array([[2., 0.]]))
     """
-    k, *rest = chain
+    k, rest = chain[0], chain[1:]
     increment = d.dc_dc[t, k] @ explicit_variable(d, chain, t - 1)
     jump = np.outer(d.dc_dh[t, k, :, rest[0]], explicit_eligibility_trace(d, rest, t - 1))
     return explicit_variable(d, chain, t), increment + jump

@@ -12,20 +12,21 @@ from eprop_jax.base import Array, Cell, Network, PyTree, State
 
 
 class Trajectory(NamedTuple):
-    """A chunk of K steps: what the gradient needs of it."""
+    """A chunk of K steps: what the gradient needs of it. States and outputs are stored once, as they
+    are *before* each step, with the last one beside them; the shifted views are made where needed."""
 
     x: Array
     """[K, B, n_in]"""
-    c_0: PyTree
-    """[B, n] a component: the state before the chunk"""
-    c: PyTree
-    """[K, B, n] a component"""
+    c_tm1: PyTree
+    """c^{t-1}, [K, B, n] a component"""
+    c_K: PyTree
+    """[B, n] a component: the state after the chunk"""
     a: PyTree
-    """drives, [K, B, n]"""
-    h_0: Array
-    """[B, n]"""
-    h: Array
+    """drives a^t, [K, B, n]"""
+    h_tm1: Array
     """[K, B, n]"""
+    h_K: Array
+    """[B, n]"""
     y_0: Array
     """[B, n_out]"""
     y: Array
@@ -33,29 +34,56 @@ class Trajectory(NamedTuple):
     a_out: Array
     """the read-out's drives, [K, B, n_out]"""
 
+    @property
+    def h(self) -> Array:
+        """h^t, [K, B, n]"""
+        return after(self.h_tm1, self.h_K)
+
+    @property
+    def c(self) -> PyTree:
+        """c^t, [K, B, n] a component"""
+        return jax.tree.map(after, self.c_tm1, self.c_K)
+
+    @property
+    def h_0(self) -> Array:
+        return self.h_tm1[0]
+
+    @property
+    def c_0(self) -> PyTree:
+        return jax.tree.map(lambda c: c[0], self.c_tm1)
+
+
+def before(x_0: Array, x: Array) -> Array:
+    """x^0 and x^1 … x^K -> x^0 … x^{K-1}."""
+    return jnp.concatenate([x_0[None], x[:-1]])
+
+
+def after(x_tm1: Array, x_K: Array) -> Array:
+    """x^0 … x^{K-1} and x^K -> x^1 … x^K."""
+    return jnp.concatenate([x_tm1[1:], x_K[None]])
+
 
 def run(net: Network, params: dict, state: State, xs: Array) -> Trajectory:
     """K steps from `state`.
 
     a^t = W_in x^t + W_rec h^{t-1} + b;  c^t = dynamics(c^{t-1}, a^t);  h^t = output(c^t);
     y^t = read-out(y^{t-1}, W_out h^t + b_out).
-
-    Only the recurrent product has to wait for the step before; the other products are one each.
     """
     cell, readout = net.cell, jac.as_cell(net.readout)
     p_cell, p_out = params["cell"], params["readout"]
-    h_0 = jac.output(cell, p_cell, state.c)
     recur = recurrent_drive(p_cell)
 
-    def step(carry, a_in):
+    def step(carry, x_t):
         c_tm1, h_tm1 = carry
-        a_t = add_drives(a_in, recur(h_tm1))
-        c_t = jac.dynamics(cell, p_cell, c_tm1, jac.of_gates(a_t))
+        a_t = jac.of_gates(add_drives(input_drive(cell, p_cell, x_t), recur(h_tm1)))
+        c_t = jac.dynamics(cell, p_cell, c_tm1, a_t)
         h_t = jac.output(cell, p_cell, c_t)
-        return (c_t, h_t), (c_t, jac.of_gates(a_t), h_t)
+        return (c_t, h_t), (c_tm1, a_t, h_tm1)
 
-    _, (c, a, h) = jax.lax.scan(step, (state.c, h_0), input_drive(cell, p_cell, xs))
-    a_out = h @ p_out["w_out"]
+    start = (state.c, jac.output(cell, p_cell, state.c))
+    (c_K, h_K), (c_tm1, a, h_tm1) = jax.lax.scan(step, start, xs)
+    # The product first, the shift after it: W_out h is small, h is not.
+    a_out = after(h_tm1 @ p_out["w_out"], h_K @ p_out["w_out"])
     a_out = a_out + along(p_out["bias"], a_out) if "bias" in p_out else a_out
 
     def read(y_tm1, a_t):
@@ -63,7 +91,7 @@ def run(net: Network, params: dict, state: State, xs: Array) -> Trajectory:
         return y_t, y_t
 
     _, y = jax.lax.scan(read, state.y, a_out)
-    return Trajectory(xs, state.c, c, a, h_0, h, state.y, y, a_out)
+    return Trajectory(xs, c_tm1, c_K, a, h_tm1, h_K, state.y, y, a_out)
 
 
 def input_drive(cell: Cell, params: dict, xs: Array) -> dict[str, Array]:

@@ -41,7 +41,7 @@ def moment(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> Moment:
     net, run = spec.network, chunk.run
     now = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
     p, p_out = params["cell"], params["readout"]
-    J = jac.blocks(net.cell, p, run.c_0, now(run.a), now(run.c))
+    J = jac.blocks(net.cell, p, run.c_0, now(run.a), run.c_K)
     own = jac.narrow(net.cell, J, run.c_0)
     psi_tm1, Xi_tm1 = jac.output_blocks(net.cell, p, run.c_0)
     paths = [path for path, _ in jax.tree.leaves_with_path(p)]
@@ -60,7 +60,7 @@ def moment(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> Moment:
         tr.sources(p, own, lines),
         jac.as_gates(p.get("w_rec", {})),
         J_out,
-        tr.sources(p_out, J_out, {"w_out": run.h[0]}),
+        tr.sources(p_out, J_out, {"w_out": run.h_K}),
         chunk.dL_dy[0],
         chunk.dL_dh,
         spread,
