@@ -9,17 +9,19 @@ All chunkings of one order give the same gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eprop_jax import adjoint, feedback, recursions, rules
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.adjoint import Path, Seed, Swept
-from eprop_jax.base import Array, Carry, RuleSpec, State
+from eprop_jax.base import Array, Carry, Cell, RuleSpec, State
 from eprop_jax.forward import before
 
 
@@ -127,8 +129,11 @@ def with_traces(
     spread, to_signal = feedback.signal(params, spec.feedback, recursions.is_filtered(spec))
     seeds = [loss_seed(spec, params, chunk, back), y_seed(spec, final, spread)]
     units = unit_seeds(net.cell, c)
-    seeds += units if spec.order == 1 else [end_seed(spec, c)]
-    s_loss, s_y, *s_c = adjoint.sweep(net.cell, p, layers.path, spec.order, seeds)
+    if spec.order == 1:
+        s_loss, s_y, *s_c = together(net.cell, p, layers.path, seeds, units)
+    else:
+        seeds.append(end_seed(spec, c))
+        s_loss, s_y, *s_c = adjoint.sweep(net.cell, p, layers.path, spec.order, seeds)
     older = Before.of(spec, params, carry)
     grads = add(adjoint.gradient(p, s_loss, layers.lines), older.meet(s_loss.dc_0))
     if dL_dy_0 is not None:
@@ -278,6 +283,45 @@ def end_seed(spec: RuleSpec, c: Any) -> Seed:
     if graded(spec):
         dc_K = [jnp.zeros((spec.order, *x.shape), x.dtype).at[0].set(x) for x in dc_K]
     return Seed(dc_K=tuple(dc_K))
+
+
+def together(
+    cell: Cell, p: dict, path: Path, entering: list[Seed], units: list[Seed]
+) -> list[Swept]:
+    """A sweep without jumps, its full-width seeds stacked: at small batches, what a step costs is the
+    number of its operations. (The seed of a shared component is [B, 1], and stays by itself.)"""
+    parts = jac.floats(path.c_K)
+    batch, n = parts[0].shape
+    full = [max(x.shape[1] for x in s.dc_K if x is not None) == n for s in units]
+    wide = [s for s, is_full in zip(units, full) if is_full]
+    leads = [jax.eval_shape(s.to_dh, s.entry[0]).shape[:-2] for s in entering]
+    stops = np.cumsum([math.prod(lead) for lead in leads] + [1] * len(wide))
+
+    def to_dh(entries):
+        dh = [s.to_dh(x).reshape(-1, batch, n) for s, x in zip(entering, entries)]
+        return jnp.concatenate([*dh, jnp.zeros((len(wide), batch, n), parts[0].dtype)])
+
+    def at_end(c):
+        found = [jnp.zeros_like(parts[c]) if s.dc_K[c] is None else s.dc_K[c] for s in wide]
+        nothing = jnp.zeros((stops[len(leads) - 1], batch, n), parts[c].dtype)
+        return jnp.concatenate([nothing, *(x[None] for x in found)])
+
+    dc_K = tuple(at_end(c) for c in range(len(parts)))
+    stack = Seed(tuple(s.entry for s in entering), to_dh, dc_K)
+    lone = [s for s, is_full in zip(units, full) if not is_full]
+    stacked, *alone = adjoint.sweep(cell, p, path, 1, [stack, *lone])
+
+    def part(i, lead):
+        def cut(x):
+            x = x[..., stops[i] - math.prod(lead) : stops[i], :, :]
+            return x.reshape(*x.shape[:-3], *lead, *x.shape[-2:])
+
+        return jax.tree.map(cut, stacked)
+
+    out = [part(i, lead) for i, lead in enumerate(leads)]
+    rest = iter([part(len(leads) + i, ()) for i in range(len(wide))])
+    alone = iter(alone)
+    return out + [next(rest) if is_full else next(alone) for is_full in full]
 
 
 def first_unit(s: Swept) -> Swept:

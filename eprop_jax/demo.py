@@ -1,0 +1,421 @@
+"""The main job: handwritten digits, read row by row, learned by every rule.
+
+Two networks (a GRU; adaptive spiking units, ALIF) see a digit as 8 rows of 8 pixels, one after the
+other, and name it while the last row is shown: only there does the loss count. Each rule trains the
+same initial networks on the same batches in the same order with the same optimiser, so that what
+differs is the gradient. `python -m eprop_jax` runs it; the functions here take no options from there.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eprop_jax import cells, feedback, jacobians, losses, readouts, taxonomy
+from eprop_jax.base import Array, LearningRule, Network, PyTree
+from eprop_jax.bptt import bptt
+from eprop_jax.compare import Fidelity, fidelity
+from eprop_jax.eprop import eprop
+from eprop_jax.m_order import m_order_eprop
+from eprop_jax.sequence import value_and_grad
+from eprop_jax.tasks import CLASSES, COLUMNS, Digits, row_by_row
+
+LOSS = losses.masked(losses.softmax_cross_entropy)
+CELLS = ("gru", "alif")
+RULES = ("bptt", "m-order", "symmetric", "random", "adaptive", "frozen")
+DEFAULT_RULES = ("bptt", "m-order", "symmetric", "random", "frozen")
+DEFAULT_ORDERS = (4, 2)
+ORDERS_SHOWN = tuple(range(1, 9))
+"""the orders of the fidelity plot"""
+PROBE = 256
+"""training examples in the batch on which gradients are compared"""
+SEGMENTS = 20
+"""training pauses so often to move the progress bar and to be tested"""
+
+
+class Setup(NamedTuple):
+    """A network, how digits are shown to it, and how it is trained: the same for every rule."""
+
+    net: Network
+    steps_a_row: int
+    updates: int
+    learning_rate: float
+    weight_decay: float = 0.1
+    batch: int = 64
+
+
+class Method(NamedTuple):
+    """A rule, and which of the parameters it trains."""
+
+    key: str
+    name: str
+    rule: LearningRule
+    trains: tuple[str, ...]
+    order: int | None = None
+
+
+class Result(NamedTuple):
+    """What came out for one cell and rule; arrays [seeds] unless said otherwise."""
+
+    cell: str
+    key: str
+    name: str
+    order: int | None
+    causal: str
+    local: str
+    accuracy: np.ndarray
+    """on the test digits, 0 to 1"""
+    cosine_start: np.ndarray | None
+    """to BPTT's gradient of the cell's parameters; None where they are not trained"""
+    cosine_end: np.ndarray | None
+    loss: np.ndarray
+    """training loss in nats, mean of the last segment's updates"""
+    update_ms: float
+    """median time of one update of one seed's network"""
+    steps: np.ndarray
+    """[S] updates done at each test"""
+    curve: np.ndarray
+    """[seeds, S] test accuracy then"""
+    params: PyTree
+    """trained, with a leading seed axis"""
+
+
+class OrderFidelity(NamedTuple):
+    """Gradients of order 1, 2, … against BPTT's, at one cell's parameters; arrays [seeds, orders]."""
+
+    orders: tuple[int, ...]
+    start: Fidelity
+    end: Fidelity
+
+
+def setup(cell: str) -> Setup:
+    """The experiment of one cell: "gru" (64 units) or "alif" (200 units).
+
+    Raises:
+      KeyError: for another name.
+
+    >>> from eprop_jax import demo
+    >>> demo.setup("gru").net.cell.n_units
+    64
+    """
+    return {"gru": _gru, "alif": _alif}[cell]()
+
+
+def _gru() -> Setup:
+    net = Network(cells.gru(COLUMNS, 64), readouts.linear(64, CLASSES))
+    return Setup(net, steps_a_row=1, updates=2000, learning_rate=1e-2)
+
+
+def _alif() -> Setup:
+    # dt = 1 ms and each row stays 3 ms, so the units' memory (5 ms, 20 ms) spans two rows or more.
+    cell = cells.alif(COLUMNS, 200, tau_m=5.0, tau_a=20.0, refractory=2, gain_in=2.0)
+    net = Network(cell, readouts.leaky(200, CLASSES, tau=5.0))
+    return Setup(net, steps_a_row=3, updates=600, learning_rate=5e-3)
+
+
+def methods(net: Network, rules: Sequence[str], orders: Sequence[int]) -> list[Method]:
+    """The rules by their `--rule` names; "m-order" becomes one method an order.
+
+    Args:
+      net: the network.
+      rules: from `RULES`.
+      orders: of m-order e-prop, each ≥ 1.
+
+    Raises:
+      KeyError: for a rule of another name.
+
+    >>> from eprop_jax import demo
+    >>> [m.name for m in demo.methods(demo.setup("gru").net, ["bptt", "m-order"], [4, 2])]
+    ['BPTT', 'e-prop, order 4', 'e-prop, order 2']
+    """
+    both = ("cell", "readout")
+
+    def of(key: str) -> list[Method]:
+        if key == "m-order":
+            return [
+                Method(key, f"e-prop, order {m}", m_order_eprop(net, LOSS, order=m), both, m)
+                for m in orders
+            ]
+        if key == "bptt":
+            return [Method(key, "BPTT", bptt(net, LOSS), both)]
+        if key == "frozen":  # the read-out's gradient is exact under every rule
+            return [Method(key, "frozen layer", eprop(net, LOSS), ("readout",))]
+        rule = {k: lambda k=k: eprop(net, LOSS, feedback=k) for k in feedback.KINDS}[key]()
+        trains = (*both, "feedback") if key == "adaptive" else both
+        return [Method(key, f"e-prop, {key}", rule, trains, 1)]
+
+    return [method for key in rules for method in of(key)]
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def initial(method: Method, net: Network, optimizer: optax.GradientTransformation, key: Array):
+    """(parameters, optimiser state) of one seed; the network is the same for every rule.
+
+    >>> import jax, optax
+    >>> from eprop_jax import demo
+    >>> net = demo.setup("gru").net
+    >>> (method,) = demo.methods(net, ["random"], [])
+    >>> params, _ = demo.initial(method, net, optax.sgd(0.1), jax.random.key(0))
+    >>> sorted(params)
+    ['cell', 'feedback', 'readout']
+    """
+    k_net, k_feedback = jax.random.split(key)
+    params = net.init(k_net)
+    if method.key in ("random", "adaptive"):
+        params["feedback"] = feedback.init(k_feedback, net)
+    return params, optimizer.init({k: params[k] for k in method.trains})
+
+
+def trainer(method: Method, optimizer: optax.GradientTransformation, present: Callable) -> Callable:
+    """A compiled stretch of training: one `lax.scan` over updates, `vmap`ped over seeds.
+
+    Args:
+      method: the rule, and which parameters it trains; the others stay as they are.
+      optimizer: any optax transformation.
+      present: (indices [B]) -> (xs [T, B, n_in], ys), the batch of those training examples.
+
+    Returns:
+      segment(state, indices [seeds, U, B]) -> (state, losses [seeds, U]), with state the pair
+      (params, opt_state), each leaf with a leading seed axis.
+
+    Raises:
+      TypeError, ValueError: when called, for what does not fit the network.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from eprop_jax import demo, tasks
+    >>> data, s, sgd = tasks.digits(), demo.setup("gru"), optax.sgd(0.1)
+    >>> (method,) = demo.methods(s.net, ["frozen"], [])
+    >>> state = jax.vmap(lambda key: demo.initial(method, s.net, sgd, key))(
+    ...     jax.random.split(jax.random.key(0), 2))
+    >>> segment = demo.trainer(method, sgd, demo.presenter(s, data.train_images, data.train_labels))
+    >>> state, losses = segment(state, jnp.zeros((2, 3, 8), int))
+    >>> losses.shape
+    (2, 3)
+    """
+    gradient = value_and_grad(method.rule)
+
+    def update(state, indices):
+        params, opt_state = state
+        loss, grads = gradient(params, *present(indices))
+        own = {k: params[k] for k in method.trains}
+        changes, opt_state = optimizer.update({k: grads[k] for k in own}, opt_state, own)
+        return ({**params, **optax.apply_updates(own, changes)}, opt_state), loss
+
+    return jax.jit(jax.vmap(lambda state, indices: jax.lax.scan(update, state, indices)))
+
+
+def presenter(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[Array], tuple]:
+    """indices [B] -> (xs [T, B, 8], ys), as `row_by_row` shows those digits."""
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    return lambda indices: row_by_row(images[indices], labels[indices], s.steps_a_row)
+
+
+def batches(key: Array, n: int, size: int, updates: int) -> Array:
+    """Indices [updates, size]: epochs in random order, each without what does not fill a batch.
+
+    >>> import jax
+    >>> from eprop_jax import demo
+    >>> demo.batches(jax.random.key(0), n=10, size=4, updates=5).shape
+    (5, 4)
+    """
+    per_epoch = n // size
+    keys = jax.random.split(key, -(-updates // per_epoch))
+    order = jax.vmap(lambda k: jax.random.permutation(k, n)[: per_epoch * size])(keys)
+    return order.reshape(-1, size)[:updates]
+
+
+def tester(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[PyTree], Array]:
+    """params [seeds, …] -> accuracy [seeds] on all given digits, from the last row's mean output."""
+    forward = value_and_grad(bptt(s.net, LOSS), has_aux=True)  # its unused gradient is not compiled
+    xs, ys = presenter(s, images, labels)(jnp.arange(len(labels)))
+
+    def accuracy(params):
+        (_, aux), _ = forward({k: params[k] for k in ("cell", "readout")}, xs, ys)
+        logits = jnp.sum(aux.outputs * ys[1][..., None].astype(aux.outputs.dtype), 0)
+        return jnp.mean((jnp.argmax(logits, -1) == ys[0][0]).astype(logits.dtype))
+
+    return jax.jit(jax.vmap(accuracy))
+
+
+def cell_gradient(rule: LearningRule, xs: Array, ys: PyTree) -> Callable[[PyTree], PyTree]:
+    """params [seeds, …] -> the gradient of the cell's parameters on one batch, [seeds, …]."""
+    gradient = value_and_grad(rule)
+    return jax.jit(jax.vmap(lambda params: gradient(params, xs, ys)[1]["cell"]))
+
+
+# -- the job ---------------------------------------------------------------------------------------
+
+
+def run(
+    cell: str,
+    data: Digits,
+    *,
+    rules: Sequence[str] = DEFAULT_RULES,
+    orders: Sequence[int] = DEFAULT_ORDERS,
+    seed: int = 0,
+    seeds: int = 3,
+    updates: int | None = None,
+    progress: Callable[[str, int], Any] = lambda name, done: None,
+) -> tuple[list[Result], OrderFidelity]:
+    """Train one cell under each rule, test it, and compare the gradients.
+
+    Args:
+      cell: "gru" or "alif".
+      data: from `ej.tasks.digits`.
+      rules, orders: as in `methods`.
+      seed, seeds: the first seed and how many; all seeds of a rule train as one program.
+      updates: None: as `setup` has it.
+      progress: called as progress(name of the rule, updates just done).
+
+    Returns:
+      A `Result` a rule, and the fidelity of orders 1 … 8 at the first rule's initial and trained
+      parameters.
+
+    Raises:
+      KeyError: for an unknown cell or rule.
+
+    >>> from eprop_jax import demo, tasks
+    >>> (result,), by_order = demo.run("gru", tasks.digits(), rules=["frozen"], seeds=1, updates=2)
+    >>> result.curve.shape, by_order.start.cosine.shape
+    ((1, 2), (1, 8))
+    """
+    s = setup(cell)
+    s = s._replace(updates=s.updates if updates is None else updates)
+    present = presenter(s, data.train_images, data.train_labels)
+    test = tester(s, data.test_images, data.test_labels)
+    probe = present(jnp.arange(PROBE))
+    reference = cell_gradient(bptt(s.net, LOSS), *probe)
+    keys = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds))
+    results = [
+        train(cell, s, method, keys, len(data.train_labels), present, test, probe, reference, progress)
+        for method in methods(s.net, rules, orders)
+    ]
+    start = jax.jit(jax.vmap(lambda key: s.net.init(jax.random.split(key)[0])))(keys)
+    return results, by_order(s.net, start, results[0].params, probe, reference)
+
+
+def train(
+    cell: str, s: Setup, method: Method, keys: Array, n: int, present: Callable, test: Callable,
+    probe: tuple, reference: Callable, progress: Callable,
+) -> Result:  # fmt: skip
+    """One rule: train, test on the way, and compare its gradient before and after."""
+    optimizer = optax.adamw(
+        optax.cosine_decay_schedule(s.learning_rate, s.updates), weight_decay=s.weight_decay
+    )
+    segment = trainer(method, optimizer, present)
+    state = jax.jit(jax.vmap(lambda key: initial(method, s.net, optimizer, key)))(keys)
+    order = jax.vmap(lambda k: batches(jax.random.fold_in(k, 1), n, s.batch, s.updates))(keys)
+    gradient = cell_gradient(method.rule, *probe)
+
+    def cosine(params):
+        if "cell" not in method.trains:
+            return None
+        exact = reference({k: params[k] for k in ("cell", "readout")})
+        return np.asarray(jax.vmap(fidelity)(gradient(params), exact).cosine)
+
+    cosine_start = cosine(state[0])
+    compiled, steps, curve, seconds, done, loss = {}, [], [], [], 0, jnp.zeros((1, 1))
+    progress(method.name, 0)
+    while done < s.updates:
+        size = min(max(1, s.updates // SEGMENTS), s.updates - done)
+        part = order[:, done : done + size]
+        if size not in compiled:  # so that no time below has a compilation in it
+            compiled[size] = segment.lower(state, part).compile()
+        began = time.perf_counter()
+        state, loss = jax.block_until_ready(compiled[size](state, part))
+        seconds.append((time.perf_counter() - began) / size / len(keys))
+        done += size
+        steps.append(done)
+        curve.append(np.asarray(test(state[0])))
+        progress(method.name, size)
+    about = taxonomy.find(method.key)
+    return Result(
+        cell, method.key, method.name, method.order, about.causal, about.local, curve[-1],
+        cosine_start, cosine(state[0]), np.asarray(loss.mean(1)), 1e3 * statistics.median(seconds),
+        np.asarray(steps), np.stack(curve, 1), state[0],
+    )  # fmt: skip
+
+
+def by_order(
+    net: Network, start: PyTree, end: PyTree, probe: tuple, reference: Callable
+) -> OrderFidelity:
+    """How far the gradient of each order is from BPTT's, before and after training."""
+    rules = [m_order_eprop(net, LOSS, order=m) for m in ORDERS_SHOWN]
+    gradients = [cell_gradient(rule, *probe) for rule in rules]
+
+    def at(params):
+        params = {k: params[k] for k in ("cell", "readout")}
+        exact = reference(params)
+        found = [jax.vmap(fidelity)(gradient(params), exact) for gradient in gradients]
+        return jax.tree.map(lambda *x: np.stack(x, 1), *found)
+
+    return OrderFidelity(ORDERS_SHOWN, at(start), at(end))
+
+
+# -- a look inside ---------------------------------------------------------------------------------
+
+
+class Recording(NamedTuple):
+    """One network reading a few digits one after the other, from rest each time."""
+
+    spikes: np.ndarray
+    """h, [T, n] over all digits"""
+    traces: np.ndarray
+    """eligibility traces e_ij^t of a few recurrent synapses, [T, synapses]"""
+    synapses: list[tuple[int, int]]
+    """(i, j): presynaptic, postsynaptic"""
+    steps: int
+    """a digit"""
+    labels: list[int]
+
+
+def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> Recording:
+    """Run e-prop step by step, and keep h and the largest eligibility traces e = ψ ε (Eq. 9).
+
+    Args:
+      s: the experiment.
+      params: one seed's {"cell", "readout"}.
+      images, labels: [B, 8, 8] and [B], a few digits.
+
+    Raises:
+      ValueError: if the cell has several drives (its traces are one a gate, not one a synapse).
+
+    >>> import jax
+    >>> from eprop_jax import demo, tasks
+    >>> s, data = demo.setup("alif"), tasks.digits()
+    >>> seen = demo.record(s, s.net.init(jax.random.key(0)), data.test_images[:2], data.test_labels[:2])
+    >>> seen.spikes.shape, seen.traces.shape
+    ((48, 200), (48, 3))
+    """
+    if isinstance(params["cell"]["w_rec"], dict):
+        raise ValueError("s: the cell has several drives, wanted one")
+    rule, n = eprop(s.net, LOSS), s.net.cell.n_units
+    xs, ys = presenter(s, images, labels)(jnp.arange(len(labels)))
+    params = {k: params[k] for k in ("cell", "readout")}
+
+    def step(carry, now):
+        carry, out = rule.step(params, carry, *jax.tree.map(lambda x: x[None], now))
+        psi = jacobians.output_blocks(s.net.cell, params["cell"], carry.state.c)[0]
+        epsilon = [x for x in jax.tree.leaves(carry.epsilon["w_rec"]) if x.ndim == 3]
+        e = sum(p[:, None, :] * jnp.broadcast_to(eps, (eps.shape[0], n, n))
+                for p, eps in zip((p for p in psi if p is not None), epsilon))  # fmt: skip
+        return carry, (out.activity[0], e)
+
+    _, (h, e) = jax.lax.scan(step, rule.init(params, (len(labels),)), (xs, ys))
+    e = np.asarray(e)  # [T, B, i, j]
+    # Of each postsynaptic unit its strongest synapse, then the three strongest units.
+    strength = np.where(np.eye(n, dtype=bool), 0.0, np.abs(e).sum((0, 1)))
+    post = np.argsort(strength.max(0))[::-1][:3]
+    synapses = [(int(strength[:, j].argmax()), int(j)) for j in post]
+    in_turn = lambda x: np.swapaxes(np.asarray(x), 0, 1).reshape(-1, *x.shape[2:])  # noqa: E731
+    traces = np.stack([in_turn(e[:, :, i, j]) for i, j in synapses], 1)
+    return Recording(in_turn(h), traces, synapses, xs.shape[0], [int(k) for k in labels])
