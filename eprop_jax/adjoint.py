@@ -17,7 +17,7 @@ to count, the first of them is the grade.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +46,8 @@ class Seed(NamedTuple):
     """one step of it -> ∂/∂h^t, [*lead, B, n]"""
     dc_K: tuple[Array | None, ...] | None = None
     """what enters at the end, ∂/∂c^K by component: [*lead, B, n]"""
-    top_only: bool = False
-    """Of ∂̃a and dθ keep the highest grade alone (then they have no grade axis)."""
+    keep: Callable[[dict], Any] = lambda graded: graded
+    """what to keep of ∂̃a (at each step) and of dθ (at the end): `top`, say"""
 
 
 class Swept(NamedTuple):
@@ -99,7 +99,7 @@ def sweep(
             dh_t = None if entry is None else seed.to_dh(entry)
             da, dc_t, dtheta = back(J, dc_tp1, tr.total(dh_t, dh_tp1), dtheta)
             carried.append((dc_t, jump(da), dtheta))
-            emitted.append(top(da) if seed.top_only else da)
+            emitted.append(seed.keep(da))
         return (c_tm1, _fill(carried, carry)), emitted
 
     xs = (path.c_tm1, path.a, [seed.entry for seed in seeds])
@@ -115,7 +115,7 @@ def sweep(
         dc_0, dh_0, dtheta = carry  # h^0 → c^1 is a jump too
         dc_0 = tuple(tr.total(dc, _times(p, dh_0)) for dc, p in zip(dc_0, psi_0))
         dtheta = {k: tr.total(x, _times(Xi_0[k], dh_0)) for k, x in dtheta.items()}
-        return Swept(da, dc_0, top(dtheta) if seed.top_only else dtheta)
+        return Swept(da, dc_0, seed.keep(dtheta))
 
     return [swept(*each) for each in zip(seeds, carried, emitted)]
 
@@ -199,14 +199,18 @@ def _products(pre: Array, swept: list[Swept], weights: PyTree) -> dict[tuple[str
         for i, s in enumerate(swept):
             if s.da[gate] is not None:
                 columns[gate, i] = jnp.moveaxis(s.da[gate], -2, 0)  # [B, K, *lead, n]
-    if not columns:
-        return {}
-    flat = [x.reshape(*x.shape[:2], -1) for x in columns.values()]
-    product = jnp.moveaxis(pre, 0, -1) @ jnp.concatenate(flat, -1)
-    ends = np.cumsum([x.shape[-1] for x in flat])[:-1]
-    parts = jnp.split(product, ends, axis=-1)
-    shaped = [x.reshape(*x.shape[:2], *c.shape[2:]) for x, c in zip(parts, columns.values())]
-    return {key: jnp.moveaxis(x, 1, -2) for key, x in zip(columns, shaped)}
+    lines, out = jnp.moveaxis(pre, 0, -1), {}
+    # Shared components have one column; beside the others it would put every row out of line.
+    for narrow in (True, False):
+        group = {key: x for key, x in columns.items() if (x.shape[-1] == 1) == narrow}
+        if not group:
+            continue
+        flat = [x.reshape(*x.shape[:2], -1) for x in group.values()]
+        stops = np.cumsum([x.shape[-1] for x in flat])[:-1]
+        parts = jnp.split(lines @ jnp.concatenate(flat, -1), stops, axis=-1)
+        for (key, x), part in zip(group.items(), parts):
+            out[key] = jnp.moveaxis(part.reshape(*part.shape[:2], *x.shape[2:]), 1, -2)
+    return out
 
 
 def _examples_first(x: Array | None) -> Array | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def per_unit(name: str, value, n: int) -> np.ndarray:
 
 
 def names(name: str, chosen, allowed) -> tuple[str, ...]:
-    if isinstance(chosen, str) or not all(isinstance(c, str) for c in chosen):
+    if not isinstance(chosen, (tuple, list)) or not all(isinstance(c, str) for c in chosen):
         raise TypeError(f"{name}: got {chosen!r}, wanted a tuple of names from {tuple(allowed)}")
     for c in chosen:
         if c not in allowed:
@@ -187,7 +187,35 @@ def sequence(xs, ys, n_in: int) -> tuple[int, ...]:
     return tuple(lead[1:])
 
 
-def carry(carry, batch_shape: tuple[int, ...], n_out: int) -> None:
+def mapping(name: str, value) -> Mapping:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: got {type(value).__name__}, wanted a dict by name")
+    return value
+
+
+def state(value) -> None:
+    """The initial state of one unit: a pytree of numbers."""
+    leaves = _by_path(value)
+    if not leaves:
+        raise ValueError(f"state: got {value!r}, wanted at least one number")
+    for path, leaf in leaves.items():
+        if np.shape(finite(f"state{path}", leaf)) != ():
+            raise ValueError(
+                f"state{path}: got shape {list(np.shape(leaf))}, wanted a number: one unit's state"
+            )
+
+
+def loss_value(name: str, value):
+    """What a loss returned: a floating array, which a rule sums."""
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+        got = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"{name}: returned {got}, wanted a floating scalar")
+    return value
+
+
+def carry(
+    carry, batch_shape: tuple[int, ...], n_out: int, expected: Callable | None = None
+) -> None:
     shape = getattr(getattr(getattr(carry, "state", None), "y", None), "shape", None)
     if shape is None:
         raise TypeError(f"carry: got {type(carry).__name__}, wanted what this rule's init returned")
@@ -196,6 +224,20 @@ def carry(carry, batch_shape: tuple[int, ...], n_out: int) -> None:
             f"carry: was made for batch {list(shape[:-1])} and n_out={shape[-1]}, but xs has batch "
             f"{list(batch_shape)} and the network n_out={n_out}"
         )
+    if expected is None:
+        return
+    want = expected()
+    if jax.tree.structure(carry) != jax.tree.structure(want):
+        raise ValueError(
+            "carry: its tree is another rule's or another network's, wanted what this rule's init "
+            "returned"
+        )
+    for (path, leaf), like in zip(jax.tree.leaves_with_path(carry), jax.tree.leaves(want)):
+        if leaf.shape != like.shape or leaf.dtype != like.dtype:
+            raise ValueError(
+                f"carry{jax.tree_util.keystr(path)}: got {leaf.dtype}{list(leaf.shape)}, wanted "
+                f"{like.dtype}{list(like.shape)}, as this rule's init returns for these parameters"
+            )
 
 
 def unit_functions(cell, c, a, theta) -> None:

@@ -241,6 +241,11 @@ def every_grade(spec: RuleSpec, dh: Array) -> Array:
     return jnp.broadcast_to(dh, (spec.order, *dh.shape)) if graded(spec) else dh
 
 
+def kept(spec: RuleSpec) -> Callable:
+    """At most m − 1 jumps: of co-states that are cumulative in their grade, the highest."""
+    return adjoint.top if graded(spec) else lambda da: da
+
+
 def loss_seed(spec: RuleSpec, params: dict, chunk: rules.Chunk, back: Swept) -> Seed:
     """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence), and from the activity."""
     B = feedback.weights(params, spec.feedback)
@@ -248,7 +253,7 @@ def loss_seed(spec: RuleSpec, params: dict, chunk: rules.Chunk, back: Swept) -> 
     def to_dh(dL_da):
         return every_grade(spec, tr.total(dL_da @ B.T, chunk.dL_dh))
 
-    return Seed(back.da[jac.ONE_DRIVE], to_dh, None, graded(spec))
+    return Seed(back.da[jac.ONE_DRIVE], to_dh, keep=kept(spec))
 
 
 def y_seed(spec: RuleSpec, final: Swept, spread: Array) -> Seed:
@@ -257,7 +262,7 @@ def y_seed(spec: RuleSpec, final: Swept, spread: Array) -> Seed:
     def to_dh(dy_da):
         return every_grade(spec, dy_da.T[:, :, None] * spread[:, None, :])
 
-    return Seed(final.da[jac.ONE_DRIVE], to_dh, None, graded(spec))
+    return Seed(final.da[jac.ONE_DRIVE], to_dh, keep=kept(spec))
 
 
 def unit_seeds(cell, c: Any) -> list[Seed]:
@@ -303,25 +308,25 @@ def together(
 
     def at_end(c):
         found = [jnp.zeros_like(parts[c]) if s.dc_K[c] is None else s.dc_K[c] for s in wide]
-        nothing = jnp.zeros((stops[len(leads) - 1], batch, n), parts[c].dtype)
+        nothing = jnp.zeros((stops[len(entering) - 1], batch, n), parts[c].dtype)
         return jnp.concatenate([nothing, *(x[None] for x in found)])
 
+    leads += [()] * len(wide)
+
+    def cut(x, i):
+        x = x[..., stops[i] - math.prod(leads[i]) : stops[i], :, :]
+        return x.reshape(*x.shape[:-3], *leads[i], *x.shape[-2:])
+
+    def parts_of(tree):
+        return [jax.tree.map(lambda x, i=i: cut(x, i), tree) for i in range(len(leads))]
+
     dc_K = tuple(at_end(c) for c in range(len(parts)))
-    stack = Seed(tuple(s.entry for s in entering), to_dh, dc_K)
+    stack = Seed(tuple(s.entry for s in entering), to_dh, dc_K, keep=parts_of)
     lone = [s for s, is_full in zip(units, full) if not is_full]
     stacked, *alone = adjoint.sweep(cell, p, path, 1, [stack, *lone])
-
-    def part(i, lead):
-        def cut(x):
-            x = x[..., stops[i] - math.prod(lead) : stops[i], :, :]
-            return x.reshape(*x.shape[:-3], *lead, *x.shape[-2:])
-
-        return jax.tree.map(cut, stacked)
-
-    out = [part(i, lead) for i, lead in enumerate(leads)]
-    rest = iter([part(len(leads) + i, ()) for i in range(len(wide))])
-    alone = iter(alone)
-    return out + [next(rest) if is_full else next(alone) for is_full in full]
+    swept = [Swept(*each) for each in zip(stacked.da, parts_of(stacked.dc_0), stacked.dtheta)]
+    rest, alone = iter(swept[len(entering) :]), iter(alone)
+    return swept[: len(entering)] + [next(rest) if is_full else next(alone) for is_full in full]
 
 
 def first_unit(s: Swept) -> Swept:

@@ -124,6 +124,9 @@ def compare(
             raise ValueError("reference: got None, wanted a rule, since the rules have no `spec`")
         reference = bptt(spec.network, spec.loss, activity_loss=spec.activity_loss)
 
+    if not isinstance(reference, LearningRule):
+        raise TypeError(f"reference: got {type(reference).__name__}, wanted an ej.LearningRule")
+
     def gradient(rule: LearningRule) -> dict[str, Array]:
         reads = rule.spec is None or rule.spec.feedback != "symmetric"
         given = {k: v for k, v in params.items() if k != "feedback" or reads}

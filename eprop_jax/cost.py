@@ -98,12 +98,8 @@ def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...],
         raise TypeError("chunk: 'auto' needs one of the library's rules; give an int")
     if rule.spec.name == "BPTT":
         return T  # a shorter chunk would be truncated
-    n = rule.spec.network.cell.n_units
-    if rule.spec.order != 1:
-        return min(T, 2 * n)
-    candidates = [K for K in (512, 256, 128, 64) if K <= T]
-    for K in candidates:
-        c = cost(rule, params, batch_shape, K)
-        if c.chunk_bytes <= c.trace_bytes:
-            return K
-    return min(T, 64)
+    if rule.spec.order == 1:
+        longest = 256 if cost(rule, params, batch_shape).trace_bytes > 4e6 else 128
+    else:
+        longest = max(2 * rule.spec.network.cell.n_units, 16)
+    return math.ceil(T / math.ceil(T / longest))  # parts of one length, where T allows it

@@ -36,6 +36,7 @@ ORDERS_SHOWN = tuple(range(1, 9))
 """the orders of the fidelity plot"""
 PROBE = 256
 """training examples in the batch on which gradients are compared"""
+LIGHT = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SEGMENTS = 20
 """training pauses so often to move the progress bar and to be tested"""
 
@@ -246,10 +247,33 @@ def tester(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[PyTree
     return jax.jit(jax.vmap(accuracy))
 
 
-def cell_gradient(rule: LearningRule, xs: Array, ys: PyTree) -> Callable[[PyTree], PyTree]:
-    """params [seeds, …] -> the gradient of the cell's parameters on one batch, [seeds, …]."""
-    gradient = value_and_grad(rule)
-    return jax.jit(jax.vmap(lambda params: gradient(params, xs, ys)[1]["cell"]))
+class Probe:
+    """Gradients on one batch of training data against BPTT's; one compilation a rule."""
+
+    def __init__(self, net: Network, xs: Array, ys: PyTree):
+        self.net, self.xs, self.ys = net, xs, ys
+        self.compiled: dict[Any, Callable] = {}
+
+    def fidelity(self, rule: LearningRule, params: PyTree) -> Fidelity:
+        """params [seeds, …] -> `Fidelity` of the cell's gradient, each field [seeds]."""
+        given = {k: params[k] for k in ("cell", "readout")}
+        exact = self.gradient(bptt(self.net, LOSS), given)
+        given = params if rule.spec.feedback != "symmetric" else given
+        return jax.tree.map(np.asarray, _fidelity(self.gradient(rule, given), exact))
+
+    def gradient(self, rule: LearningRule, params: PyTree) -> PyTree:
+        key = (rule.spec.order, rule.spec.feedback)  # e-prop is order 1
+        if key not in self.compiled:
+            f = value_and_grad(rule)
+            # Run a few times each: the time goes into compiling, so compile lightly.
+            self.compiled[key] = jax.jit(
+                jax.vmap(lambda params: f(params, self.xs, self.ys)[1]["cell"]),
+                compiler_options=LIGHT if jax.default_backend() == "cpu" else None,
+            )
+        return self.compiled[key](params)
+
+
+_fidelity = jax.jit(jax.vmap(fidelity))
 
 
 # -- the job ---------------------------------------------------------------------------------------
@@ -292,20 +316,19 @@ def run(
     s = s._replace(updates=s.updates if updates is None else updates)
     present = presenter(s, data.train_images, data.train_labels)
     test = tester(s, data.test_images, data.test_labels)
-    probe = present(jnp.arange(PROBE))
-    reference = cell_gradient(bptt(s.net, LOSS), *probe)
+    probe = Probe(s.net, *present(jnp.arange(PROBE)))
     keys = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds))
     results = [
-        train(cell, s, method, keys, len(data.train_labels), present, test, probe, reference, progress)
+        train(cell, s, method, keys, len(data.train_labels), present, test, probe, progress)
         for method in methods(s.net, rules, orders)
     ]
     start = jax.jit(jax.vmap(lambda key: s.net.init(jax.random.split(key)[0])))(keys)
-    return results, by_order(s.net, start, results[0].params, probe, reference)
+    return results, by_order(s.net, start, results[0].params, probe)
 
 
 def train(
     cell: str, s: Setup, method: Method, keys: Array, n: int, present: Callable, test: Callable,
-    probe: tuple, reference: Callable, progress: Callable,
+    probe: Probe, progress: Callable,
 ) -> Result:  # fmt: skip
     """One rule: train, test on the way, and compare its gradient before and after."""
     optimizer = optax.adamw(
@@ -314,13 +337,10 @@ def train(
     segment = trainer(method, optimizer, present)
     state = jax.jit(jax.vmap(lambda key: initial(method, s.net, optimizer, key)))(keys)
     order = jax.vmap(lambda k: batches(jax.random.fold_in(k, 1), n, s.batch, s.updates))(keys)
-    gradient = cell_gradient(method.rule, *probe)
 
     def cosine(params):
-        if "cell" not in method.trains:
-            return None
-        exact = reference({k: params[k] for k in ("cell", "readout")})
-        return np.asarray(jax.vmap(fidelity)(gradient(params), exact).cosine)
+        trained = "cell" in method.trains
+        return probe.fidelity(method.rule, params).cosine if trained else None
 
     cosine_start = cosine(state[0])
     compiled, steps, curve, seconds, done, loss = {}, [], [], [], 0, jnp.zeros((1, 1))
@@ -345,18 +365,13 @@ def train(
     )  # fmt: skip
 
 
-def by_order(
-    net: Network, start: PyTree, end: PyTree, probe: tuple, reference: Callable
-) -> OrderFidelity:
+def by_order(net: Network, start: PyTree, end: PyTree, probe: Probe) -> OrderFidelity:
     """How far the gradient of each order is from BPTT's, before and after training."""
-    rules = [m_order_eprop(net, LOSS, order=m) for m in ORDERS_SHOWN]
-    gradients = [cell_gradient(rule, *probe) for rule in rules]
 
     def at(params):
         params = {k: params[k] for k in ("cell", "readout")}
-        exact = reference(params)
-        found = [jax.vmap(fidelity)(gradient(params), exact) for gradient in gradients]
-        return jax.tree.map(lambda *x: np.stack(x, 1), *found)
+        rules = [m_order_eprop(net, LOSS, order=m) for m in ORDERS_SHOWN]
+        return jax.tree.map(lambda *x: np.stack(x, 1), *(probe.fidelity(r, params) for r in rules))
 
     return OrderFidelity(ORDERS_SHOWN, at(start), at(end))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from eprop_jax import checks
 from eprop_jax.base import Array, Network
 
 KINDS = ("symmetric", "random", "adaptive")
@@ -26,7 +27,7 @@ def init(key: Array, net: Network, gain: float = 1.0) -> Array:
       gain: scale.
 
     Raises:
-      AttributeError: if `net` is no Network.
+      TypeError, ValueError: if `net` is no Network, or `gain` is negative.
 
     >>> import jax, eprop_jax as ej
     >>> net = ej.Network(ej.cells.rnn(3, 5), ej.readouts.linear(5, 2))
@@ -35,6 +36,9 @@ def init(key: Array, net: Network, gain: float = 1.0) -> Array:
     >>> params["feedback"].shape
     (5, 2)
     """
+    if not isinstance(net, Network):
+        raise TypeError(f"net: got {type(net).__name__}, wanted an ej.Network")
+    checks.nonnegative("gain", gain)
     n, n_out = net.readout.n_units, net.readout.n_out
     return jax.random.normal(key, (n, n_out)) * (gain / n**0.5)
 

@@ -115,4 +115,9 @@ def firing_rate(target: Any, strength: float = 1.0) -> Callable[[Array], Array]:
     """
     checks.finite("target", target)
     checks.nonnegative("strength", strength)
-    return lambda f: 0.5 * strength * jnp.sum((f - jnp.asarray(target, f.dtype)) ** 2)
+
+    def loss(f):
+        wanted = checks.per_unit("target", target, f.shape[0])
+        return 0.5 * strength * jnp.sum((f - jnp.asarray(wanted, f.dtype)) ** 2)
+
+    return loss

@@ -101,10 +101,19 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
         traces = jax.tree.map(lambda x: x.reshape(*batch_shape, *x.shape[1:]), traces)
         return Carry(state, **traces)
 
+    known = {}
+
+    def like_init(params, batch):
+        """The form of the carry, found once for each batch and dtype."""
+        key = batch, compute_dtype(params)
+        if key not in known:
+            known[key] = jax.eval_shape(lambda p: init(p, batch), params)
+        return known[key]
+
     def step(params, carry, xs, ys):
         check(params)
         batch = checks.sequence(xs, ys, net.cell.n_in)
-        checks.carry(carry, batch, net.readout.n_out)
+        checks.carry(carry, batch, net.readout.n_out, lambda: like_init(params, batch))
         return _step(params, carry, xs, ys)
 
     def whole(params, xs, ys):
@@ -169,14 +178,19 @@ def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
 
 def per_step(spec: RuleSpec) -> Callable[[Array, PyTree], Array]:
     """The loss of one example and step, as a scalar."""
-    return lambda y, target: jnp.sum(spec.loss(y, target))
+    return lambda y, target: jnp.sum(checks.loss_value("loss", spec.loss(y, target)))
+
+
+def of_rates(spec: RuleSpec) -> Callable[[Array], Array]:
+    """The activity loss of one example, as a scalar."""
+    return lambda f: jnp.sum(checks.loss_value("activity_loss", spec.activity_loss(f)))
 
 
 def activity_losses(spec: RuleSpec, h: Array) -> Array:
     """The activity loss of each example over the window, [B]."""
     if spec.activity_loss is None:
         return jnp.zeros(h.shape[1], h.dtype)
-    return jax.vmap(lambda f: jnp.sum(spec.activity_loss(f)))(jnp.mean(h, 0))
+    return jax.vmap(of_rates(spec))(jnp.mean(h, 0))
 
 
 def meet(spec: RuleSpec, params: dict, state: State, xs: Array, ys: PyTree) -> Chunk:
@@ -186,8 +200,7 @@ def meet(spec: RuleSpec, params: dict, state: State, xs: Array, ys: PyTree) -> C
     losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, ys)
     activity, dL_dh = activity_losses(spec, run.h), None
     if spec.activity_loss is not None:
-        of_rate = jax.grad(lambda f: jnp.sum(spec.activity_loss(f)))
-        dL_dh = jax.vmap(of_rate)(jnp.mean(run.h, 0)) / (K * B)
+        dL_dh = jax.vmap(jax.grad(of_rates(spec)))(jnp.mean(run.h, 0)) / (K * B)
     return Chunk(run, losses, dL_dy / B, activity, dL_dh)
 
 

@@ -33,9 +33,10 @@ def value_and_grad(
       rule: a learning rule.
       chunk: None: the whole sequence in one call, without traces (memory grows with T). An int K:
         K steps at a time, with traces carried across (memory does not grow with T); if K does not
-        divide T, the last chunk is shorter. "auto": K from the sizes. For e-prop, the longest of
-        512, 256, 128, 64 whose working memory (`ej.cost(...).chunk_bytes`) is at most the traces'
-        own; for RTRL and orders above 1, 2·n, where a step costs O(n³); for BPTT, T.
+        divide T, the last chunk is shorter. "auto": K from the sizes. For e-prop at most 128
+        steps, or 256 where the traces take more than 4 MB (`ej.cost(...).trace_bytes`): they are
+        passed over once a chunk, which costs more out of cache. For RTRL and orders above 1 at most
+        2·n, where a step costs O(n³). For BPTT the whole sequence.
       has_aux: also return the network's outputs.
 
     Returns:
@@ -67,9 +68,10 @@ def value_and_grad(
     @functools.partial(jax.jit, static_argnames="K")
     def chunked(params, xs, ys, K):
         # Chunks add up in the compute dtype, also where the parameters are narrower.
+        carry = rule.init(params, xs.shape[1:-1])
         wide = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
         loss = jnp.zeros((), compute_dtype(params))
-        total = (rule.init(wide, xs.shape[1:-1]), loss, jax.tree.map(jnp.zeros_like, wide))
+        total = (carry, loss, jax.tree.map(jnp.zeros_like, wide))
 
         def step(total, part):
             carry, loss, grads = total
@@ -82,9 +84,9 @@ def value_and_grad(
         return ((loss, aux) if has_aux else loss), grads
 
     def f(params, xs, ys):
-        T = jnp.shape(xs)[0]
         if rule.spec is not None:  # refuse before tracing
-            batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in)
+            checks.sequence(xs, ys, rule.spec.network.cell.n_in)
+        T, batch = xs.shape[0], xs.shape[1:-1]
         K = auto_chunk(rule, params, batch, T) if chunk == "auto" else chunk
         if rule.whole is not None and (K is None or K >= T):
             return whole(params, xs, ys)

@@ -68,12 +68,22 @@ def custom(
     checks.is_callable("output", output)
     checks.nonnegative("gain_in", gain_in)
     checks.nonnegative("gain_rec", gain_rec)
+    checks.state(state)
+    components = [jax.tree_util.keystr(path, simple=True)
+                  for path, _ in jax.tree.leaves_with_path(state)]  # fmt: skip
+    shared = checks.names("shared", shared, components)
     gated = isinstance(drives, Mapping)
+    if not drives:
+        raise ValueError(f"drives: got {drives!r}, wanted at least one line of {LINES}")
     for name, lines in (drives if gated else {"": drives}).items():
         checks.names(f"drives[{name!r}]" if gated else "drives", lines, LINES)
-    theta = {k: checks.per_unit(f"theta[{k!r}]", v, n) for k, v in (theta or {}).items()}
+    theta = {
+        k: checks.per_unit(f"theta[{k!r}]", v, n)
+        for k, v in checks.mapping("theta", theta or {}).items()
+    }
     constants = {
-        k: checks.per_unit(f"constants[{k!r}]", v, n) for k, v in (constants or {}).items()
+        k: checks.per_unit(f"constants[{k!r}]", v, n)
+        for k, v in checks.mapping("constants", constants or {}).items()
     }
     both = sorted(theta.keys() & constants.keys())
     if both:
