@@ -18,6 +18,16 @@ lint: .venv/.dev
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks
 
+# In an environment of its own: braintrace brings brainstate, brainpy and more.
+.PHONY: bench-peers
+bench-peers: .venv-peers/.installed
+	.venv-peers/bin/python -m benchmarks.peers
+
+.venv-peers/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable . braintrace==0.2.6
+	touch $@
+
 notebooks: .venv/.notebooks
 	$(BIN)/python notebooks/run.py
 

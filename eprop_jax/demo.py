@@ -3,7 +3,7 @@
 Two networks (a GRU; adaptive spiking units, ALIF) see a digit as 8 rows of 8 pixels, one after the
 other, and name it while the last row is shown: only there does the loss count. Each rule trains the
 same initial networks on the same batches in the same order with the same optimiser, so that what
-differs is the gradient. `python -m eprop_jax` runs it; the functions here take no options from there.
+differs is the gradient. `python -m eprop_jax` runs it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ from eprop_jax.compare import Fidelity, fidelity
 from eprop_jax.eprop import eprop
 from eprop_jax.m_order import m_order_eprop
 from eprop_jax.sequence import value_and_grad
-from eprop_jax.tasks import CLASSES, COLUMNS, Digits, row_by_row
+from eprop_jax.tasks import CLASSES, COLUMNS, Digits, batches, row_by_row
 
 LOSS = losses.masked(losses.softmax_cross_entropy)
 CELLS = ("gru", "alif")
 RULES = ("bptt", "m-order", "symmetric", "random", "adaptive", "frozen")
 DEFAULT_RULES = ("bptt", "m-order", "symmetric", "random", "frozen")
 DEFAULT_ORDERS = (4, 2)
-ORDERS_SHOWN = tuple(range(1, 9))
-"""the orders of the fidelity plot"""
 PROBE = 256
 """training examples in the batch on which gradients are compared"""
 LIGHT = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -48,6 +46,8 @@ class Setup(NamedTuple):
     steps_a_row: int
     updates: int
     learning_rate: float
+    orders: tuple[int, ...]
+    """whose gradients are compared with BPTT's"""
     weight_decay: float = 0.1
     batch: int = 64
 
@@ -89,7 +89,7 @@ class Result(NamedTuple):
 
 
 class OrderFidelity(NamedTuple):
-    """Gradients of order 1, 2, … against BPTT's, at one cell's parameters; arrays [seeds, orders]."""
+    """Gradients of order 1, 2, … against BPTT's, for one cell; arrays [seeds, orders]."""
 
     orders: tuple[int, ...]
     start: Fidelity
@@ -111,14 +111,14 @@ def setup(cell: str) -> Setup:
 
 def _gru() -> Setup:
     net = Network(cells.gru(COLUMNS, 64), readouts.linear(64, CLASSES))
-    return Setup(net, steps_a_row=1, updates=2000, learning_rate=1e-2)
+    return Setup(net, steps_a_row=1, updates=1500, learning_rate=1e-2, orders=tuple(range(1, 9)))
 
 
 def _alif() -> Setup:
     # dt = 1 ms and each row stays 3 ms, so the units' memory (5 ms, 20 ms) spans two rows or more.
     cell = cells.alif(COLUMNS, 200, tau_m=5.0, tau_a=20.0, refractory=2, gain_in=2.0)
     net = Network(cell, readouts.leaky(200, CLASSES, tau=5.0))
-    return Setup(net, steps_a_row=3, updates=600, learning_rate=5e-3)
+    return Setup(net, steps_a_row=3, updates=400, learning_rate=5e-3, orders=(1, 2, 4, 8))
 
 
 def methods(net: Network, rules: Sequence[str], orders: Sequence[int]) -> list[Method]:
@@ -158,22 +158,32 @@ def methods(net: Network, rules: Sequence[str], orders: Sequence[int]) -> list[M
 # -- training --------------------------------------------------------------------------------------
 
 
-def initial(method: Method, net: Network, optimizer: optax.GradientTransformation, key: Array):
-    """(parameters, optimiser state) of one seed; the network is the same for every rule.
+def initial(net: Network, keys: Array) -> PyTree:
+    """Parameters of several seeds, {"cell", "readout", "feedback"}, each leaf with a seed axis.
 
-    >>> import jax, optax
+    >>> import jax
     >>> from eprop_jax import demo
     >>> net = demo.setup("gru").net
-    >>> (method,) = demo.methods(net, ["random"], [])
-    >>> params, _ = demo.initial(method, net, optax.sgd(0.1), jax.random.key(0))
-    >>> sorted(params)
-    ['cell', 'feedback', 'readout']
+    >>> demo.initial(net, jax.random.split(jax.random.key(0), 3))["feedback"].shape
+    (3, 64, 10)
     """
-    k_net, k_feedback = jax.random.split(key)
-    params = net.init(k_net)
-    if method.key in ("random", "adaptive"):
-        params["feedback"] = feedback.init(k_feedback, net)
-    return params, optimizer.init({k: params[k] for k in method.trains})
+
+    def of(key):
+        k_net, k_feedback = jax.random.split(key)
+        return {**net.init(k_net), "feedback": feedback.init(k_feedback, net)}
+
+    return jax.jit(jax.vmap(of))(keys)
+
+
+def begin(method: Method, params: PyTree, optimizer: optax.GradientTransformation) -> tuple:
+    """(what the method reads of `params`, the optimiser's state for what it trains), by seed."""
+    names = ("cell", "readout", "feedback") if reads_feedback(method.rule) else ("cell", "readout")
+    params = {k: params[k] for k in names}
+    return params, jax.vmap(optimizer.init)({k: params[k] for k in method.trains})
+
+
+def reads_feedback(rule: LearningRule) -> bool:
+    return rule.spec is not None and rule.spec.feedback != "symmetric"
 
 
 def trainer(method: Method, optimizer: optax.GradientTransformation, present: Callable) -> Callable:
@@ -195,8 +205,8 @@ def trainer(method: Method, optimizer: optax.GradientTransformation, present: Ca
     >>> from eprop_jax import demo, tasks
     >>> data, s, sgd = tasks.digits(), demo.setup("gru"), optax.sgd(0.1)
     >>> (method,) = demo.methods(s.net, ["frozen"], [])
-    >>> state = jax.vmap(lambda key: demo.initial(method, s.net, sgd, key))(
-    ...     jax.random.split(jax.random.key(0), 2))
+    >>> params = demo.initial(s.net, jax.random.split(jax.random.key(0), 2))
+    >>> state = demo.begin(method, params, sgd)
     >>> segment = demo.trainer(method, sgd, demo.presenter(s, data.train_images, data.train_labels))
     >>> state, losses = segment(state, jnp.zeros((2, 3, 8), int))
     >>> losses.shape
@@ -209,34 +219,21 @@ def trainer(method: Method, optimizer: optax.GradientTransformation, present: Ca
         loss, grads = gradient(params, *present(indices))
         own = {k: params[k] for k in method.trains}
         changes, opt_state = optimizer.update({k: grads[k] for k in own}, opt_state, own)
-        return ({**params, **optax.apply_updates(own, changes)}, opt_state), loss
+        own = dict(optax.apply_updates(own, changes))  # pyright: ignore
+        return ({**params, **own}, opt_state), loss
 
     return jax.jit(jax.vmap(lambda state, indices: jax.lax.scan(update, state, indices)))
 
 
 def presenter(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[Array], tuple]:
     """indices [B] -> (xs [T, B, 8], ys), as `row_by_row` shows those digits."""
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    return lambda indices: row_by_row(images[indices], labels[indices], s.steps_a_row)
-
-
-def batches(key: Array, n: int, size: int, updates: int) -> Array:
-    """Indices [updates, size]: epochs in random order, each without what does not fill a batch.
-
-    >>> import jax
-    >>> from eprop_jax import demo
-    >>> demo.batches(jax.random.key(0), n=10, size=4, updates=5).shape
-    (5, 4)
-    """
-    per_epoch = n // size
-    keys = jax.random.split(key, -(-updates // per_epoch))
-    order = jax.vmap(lambda k: jax.random.permutation(k, n)[: per_epoch * size])(keys)
-    return order.reshape(-1, size)[:updates]
+    shown, named = jnp.asarray(images), jnp.asarray(labels)
+    return lambda indices: row_by_row(shown[indices], named[indices], s.steps_a_row)
 
 
 def tester(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[PyTree], Array]:
-    """params [seeds, …] -> accuracy [seeds] on all given digits, from the last row's mean output."""
-    forward = value_and_grad(bptt(s.net, LOSS), has_aux=True)  # its unused gradient is not compiled
+    """params [seeds, …] -> accuracy [seeds] on these digits, from the last row's mean output."""
+    forward = value_and_grad(bptt(s.net, LOSS), has_aux=True)  # the unused gradient is cut away
     xs, ys = presenter(s, images, labels)(jnp.arange(len(labels)))
 
     def accuracy(params):
@@ -258,11 +255,11 @@ class Probe:
         """params [seeds, …] -> `Fidelity` of the cell's gradient, each field [seeds]."""
         given = {k: params[k] for k in ("cell", "readout")}
         exact = self.gradient(bptt(self.net, LOSS), given)
-        given = params if rule.spec.feedback != "symmetric" else given
+        given = params if reads_feedback(rule) else given
         return jax.tree.map(np.asarray, _fidelity(self.gradient(rule, given), exact))
 
     def gradient(self, rule: LearningRule, params: PyTree) -> PyTree:
-        key = (rule.spec.order, rule.spec.feedback)  # e-prop is order 1
+        key = rule.spec and (rule.spec.order, rule.spec.feedback)  # e-prop is order 1
         if key not in self.compiled:
             f = value_and_grad(rule)
             # Run a few times each: the time goes into compiling, so compile lightly.
@@ -301,7 +298,7 @@ def run(
       progress: called as progress(name of the rule, updates just done).
 
     Returns:
-      A `Result` a rule, and the fidelity of orders 1 … 8 at the first rule's initial and trained
+      A `Result` a rule, and the fidelity of `Setup.orders` at the first rule's initial and trained
       parameters.
 
     Raises:
@@ -318,29 +315,30 @@ def run(
     test = tester(s, data.test_images, data.test_labels)
     probe = Probe(s.net, *present(jnp.arange(PROBE)))
     keys = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds))
+    params = initial(s.net, keys)
+    n = len(data.train_labels)
+    order = jax.vmap(lambda k: batches(jax.random.fold_in(k, 1), n, s.batch, s.updates))(keys)
     results = [
-        train(cell, s, method, keys, len(data.train_labels), present, test, probe, progress)
+        train(cell, s, method, params, order, present, test, probe, progress)
         for method in methods(s.net, rules, orders)
     ]
-    start = jax.jit(jax.vmap(lambda key: s.net.init(jax.random.split(key)[0])))(keys)
-    return results, by_order(s.net, start, results[0].params, probe)
+    return results, by_order(s, params, results[0].params, probe)
 
 
 def train(
-    cell: str, s: Setup, method: Method, keys: Array, n: int, present: Callable, test: Callable,
-    probe: Probe, progress: Callable,
+    cell: str, s: Setup, method: Method, params: PyTree, order: Array, present: Callable,
+    test: Callable, probe: Probe, progress: Callable,
 ) -> Result:  # fmt: skip
     """One rule: train, test on the way, and compare its gradient before and after."""
     optimizer = optax.adamw(
         optax.cosine_decay_schedule(s.learning_rate, s.updates), weight_decay=s.weight_decay
     )
     segment = trainer(method, optimizer, present)
-    state = jax.jit(jax.vmap(lambda key: initial(method, s.net, optimizer, key)))(keys)
-    order = jax.vmap(lambda k: batches(jax.random.fold_in(k, 1), n, s.batch, s.updates))(keys)
+    state = begin(method, params, optimizer)
 
     def cosine(params):
         trained = "cell" in method.trains
-        return probe.fidelity(method.rule, params).cosine if trained else None
+        return np.asarray(probe.fidelity(method.rule, params).cosine) if trained else None
 
     cosine_start = cosine(state[0])
     compiled, steps, curve, seconds, done, loss = {}, [], [], [], 0, jnp.zeros((1, 1))
@@ -352,7 +350,7 @@ def train(
             compiled[size] = segment.lower(state, part).compile()
         began = time.perf_counter()
         state, loss = jax.block_until_ready(compiled[size](state, part))
-        seconds.append((time.perf_counter() - began) / size / len(keys))
+        seconds.append((time.perf_counter() - began) / size / len(part))
         done += size
         steps.append(done)
         curve.append(np.asarray(test(state[0])))
@@ -365,15 +363,15 @@ def train(
     )  # fmt: skip
 
 
-def by_order(net: Network, start: PyTree, end: PyTree, probe: Probe) -> OrderFidelity:
+def by_order(s: Setup, start: PyTree, end: PyTree, probe: Probe) -> OrderFidelity:
     """How far the gradient of each order is from BPTT's, before and after training."""
 
     def at(params):
         params = {k: params[k] for k in ("cell", "readout")}
-        rules = [m_order_eprop(net, LOSS, order=m) for m in ORDERS_SHOWN]
+        rules = [m_order_eprop(s.net, LOSS, order=m) for m in s.orders]
         return jax.tree.map(lambda *x: np.stack(x, 1), *(probe.fidelity(r, params) for r in rules))
 
-    return OrderFidelity(ORDERS_SHOWN, at(start), at(end))
+    return OrderFidelity(s.orders, at(start), at(end))
 
 
 # -- a look inside ---------------------------------------------------------------------------------
@@ -407,7 +405,8 @@ def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> 
     >>> import jax
     >>> from eprop_jax import demo, tasks
     >>> s, data = demo.setup("alif"), tasks.digits()
-    >>> seen = demo.record(s, s.net.init(jax.random.key(0)), data.test_images[:2], data.test_labels[:2])
+    >>> params = s.net.init(jax.random.key(0))
+    >>> seen = demo.record(s, params, data.test_images[:2], data.test_labels[:2])
     >>> seen.spikes.shape, seen.traces.shape
     ((48, 200), (48, 3))
     """

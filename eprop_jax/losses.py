@@ -58,7 +58,7 @@ def softmax_cross_entropy(y: Array, target: Array) -> Array:
     target = jnp.asarray(target)
     log_p = jax.nn.log_softmax(y)
     if target.shape == () and jnp.issubdtype(target.dtype, jnp.integer):
-        return -jnp.sum(jnp.where(jnp.arange(y.shape[0]) == target, log_p, 0.0))
+        return -jnp.sum(jnp.where(jnp.arange(y.shape[0]) == target.astype(int), log_p, 0.0))
     if target.shape != y.shape:
         raise ValueError(
             f"ys: got a target {target.dtype}{list(target.shape)} for one example and step, wanted "
@@ -90,8 +90,9 @@ def masked(loss: Loss) -> Loss:
             )
         target, mask = target
         mask = jnp.asarray(mask).astype(y.dtype)
-        value = jnp.sum(loss(y, target))
-        return jnp.where(mask == 0, jnp.zeros_like(value), mask * value)
+        # A step that does not count may hold NaN, which must not reach the gradient.
+        target = jax.tree.map(lambda x: jnp.where(mask == 0, jnp.zeros_like(x), x), target)
+        return mask * jnp.sum(loss(y, target))
 
     return weighted
 

@@ -35,7 +35,8 @@ def m_order_eprop(
     feedback: str = "symmetric",
     activity_loss: Callable[[Array], Array] | None = None,
 ) -> LearningRule:
-    """m-order e-prop (section 4): order 1 is e-prop, order ≥ T is the exact gradient.
+    """m-order e-prop (section 4): order 1 is e-prop, order ≥ T is the exact gradient (order ≥ T + 1
+    for a trained parameter that `output` reads, such as a threshold: h^0 depends on it already).
 
     Each further order keeps one more explicit jump h^{t-1} → c^t, and reaches synapses one hop
     further from the read-out. Over a whole sequence it costs about m times BPTT and no trace; run

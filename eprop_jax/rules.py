@@ -118,8 +118,8 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
 
     def whole(params, xs, ys):
         check(params)
-        checks.sequence(xs, ys, net.cell.n_in)
-        check_unit(net, params)
+        batch = checks.sequence(xs, ys, net.cell.n_in)
+        like_init(params, batch)  # tries the cell's own functions, once
         return _whole(params, xs, ys)
 
     return LearningRule(init, step, whole, spec)

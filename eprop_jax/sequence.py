@@ -97,12 +97,18 @@ def value_and_grad(
 
 def scan_parts(step: Callable, carry: PyTree, sequence: PyTree, size: int) -> tuple[PyTree, PyTree]:
     """`lax.scan` over parts of `size` steps, and a shorter last one: (carry, outputs joined in
-    time)."""
+    time). Parts are sliced where they lie, so that memory does not grow with T."""
     T = jax.tree.leaves(sequence)[0].shape[0]
     size = min(size, T)
     full = T // size * size
-    parts = jax.tree.map(lambda x: x[:full].reshape(T // size, size, *x.shape[1:]), sequence)
-    carry, out = jax.lax.scan(step, carry, parts)
+
+    def at(state, _):
+        carry, start = state
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), sequence)
+        carry, out = step(carry, part)
+        return (carry, start + size), out
+
+    (carry, _), out = jax.lax.scan(at, (carry, jnp.int32(0)), length=full // size)
     out = jax.tree.map(lambda x: x.reshape(full, *x.shape[2:]), out)
     if full < T:
         carry, rest = step(carry, jax.tree.map(lambda x: x[full:], sequence))

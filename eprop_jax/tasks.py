@@ -1,7 +1,7 @@
 """Data, and how a network meets it.
 
-Digits: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits* [dataset], UCI Machine
-Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0. See data/README.md.
+Digits: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits* [dataset], UCI
+Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0. See data/README.md.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -86,3 +87,26 @@ def row_by_row(images: Array, labels: Array, steps_a_row: int = 1) -> tuple[Arra
     last = (jnp.arange(T) >= T - steps_a_row).astype(images.dtype) / steps_a_row
     ys = jnp.broadcast_to(labels[None], (T, B)), jnp.broadcast_to(last[:, None], (T, B))
     return xs, ys
+
+
+def batches(key: Array, n: int, size: int, updates: int) -> Array:
+    """Indices [updates, size]: epochs in random order, each without what does not fill a batch.
+
+    Args:
+      key: a PRNG key.
+      n: examples to draw from.
+      size: examples a batch, at most n.
+      updates: how many batches.
+
+    Raises:
+      ZeroDivisionError: if size > n.
+
+    >>> import jax
+    >>> from eprop_jax import tasks
+    >>> tasks.batches(jax.random.key(0), n=10, size=4, updates=5).shape
+    (5, 4)
+    """
+    per_epoch = n // size
+    keys = jax.random.split(key, -(-updates // per_epoch))
+    order = jax.vmap(lambda k: jax.random.permutation(k, n)[: per_epoch * size])(keys)
+    return order.reshape(-1, size)[:updates]

@@ -1,0 +1,361 @@
+"""`python -m eprop_jax`: the demo; `python -m eprop_jax taxonomy`: the table of learning rules."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from eprop_jax import __version__, demo, plotting, tasks, taxonomy
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+      argv: the arguments; default: those of the process.
+
+    Returns:
+      The exit code: 0; 130 if interrupted (Ctrl-C).
+
+    Raises:
+      SystemExit: with code 2 for wrong arguments, 0 for --help and --version.
+
+    >>> from eprop_jax.__main__ import main
+    >>> main(["taxonomy", "--json"])  # doctest: +ELLIPSIS
+    {...
+    0
+    """
+    try:
+        args = parse(sys.argv[1:] if argv is None else list(argv))
+        return COMMANDS[args.command].run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+# -- arguments -------------------------------------------------------------------------------------
+
+
+class Command:
+    """A subcommand: its help, its options, and what runs it."""
+
+    def __init__(self, help: str, options: Callable, run: Callable[[argparse.Namespace], int]):
+        self.help, self.options, self.run = help, options, run
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command (`demo` where none is named) and its options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eprop_jax",
+        description="Learning rules for recurrent networks: BPTT, RTRL, e-prop, m-order e-prop. "
+        "Without a command: the demo.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"eprop_jax {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    subparsers = {}
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name, help=command.help, description=command.help, allow_abbrev=False
+        )
+        command.options(sub)
+        subparsers[name] = sub
+    if not argv or argv[0] not in (*COMMANDS, "--version", "-h", "--help"):
+        if argv and not argv[0].startswith("-"):
+            parser.error(wrong("command", argv[0], list(COMMANDS)))
+        argv = ["demo", *argv]
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        sub = subparsers[args.command]
+        options = sorted(o for o in sub._option_string_actions if o.startswith("--"))
+        sub.error(wrong("argument", unknown[0].split("=")[0], options))
+    return args
+
+
+def demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rule", action="append", type=names("rule", demo.RULES), metavar="RULE",
+        help=f"one or more of {', '.join(demo.RULES)}; repeat it or separate by commas "
+        f"(default: {','.join(demo.DEFAULT_RULES)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cell", action="append", type=names("cell", demo.CELLS), metavar="CELL",
+        help=f"one or more of {', '.join(demo.CELLS)} (default: both)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--order", action="append", type=numbers("order"), metavar="M",
+        help="orders of m-order e-prop (default: 4,2); order >= the sequence's length is exact",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=number("seed", 0), default=0, help="first seed (default: 0)")
+    parser.add_argument("--seeds", type=number("seeds", 1), default=3, metavar="N",
+                        help="how many seeds, trained side by side (default: 3)")  # fmt: skip
+    parser.add_argument("--steps", type=number("steps", 1), metavar="N",
+                        help="updates of the weights (default: a cell's own)")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR",
+                        help="where the picture goes (default: ./out)")  # fmt: skip
+    json_option(parser)
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true",
+                        help="results to stdout as JSON, all else to stderr")  # fmt: skip
+
+
+def wrong(what: str, got: str, choices: Sequence[str]) -> str:
+    """The message for a value that is not among the choices, with the nearest that is."""
+    (nearest,) = difflib.get_close_matches(got, choices, n=1, cutoff=0.0)
+    return f"unknown {what} {got!r}; did you mean {nearest!r}? (one of {', '.join(choices)})"
+
+
+def names(what: str, choices: Sequence[str]) -> Callable[[str], list[str]]:
+    def of(text: str) -> list[str]:
+        values = [v.strip() for v in text.split(",") if v.strip()]
+        for value in values or [""]:
+            if value not in choices:
+                raise argparse.ArgumentTypeError(wrong(what, value, choices))
+        return values
+
+    return of
+
+
+def number(what: str, least: int) -> Callable[[str], int]:
+    def of(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(
+                f"got {text!r}, wanted a whole number >= {least}; the nearest is "
+                f"{_nearest_number(text, least)}"
+            )
+        return value
+
+    return of
+
+
+def _nearest_number(text: str, least: int) -> int:
+    try:
+        return max(least, round(float(text)))
+    except (ValueError, OverflowError):
+        return least
+
+
+def numbers(what: str) -> Callable[[str], list[int]]:
+    return lambda text: [number(what, 1)(part) for part in text.split(",")]
+
+
+def flat(lists: list[list] | None, default: Sequence) -> list:
+    """What a repeatable option collected, once each, in order."""
+    return list(default) if lists is None else list(dict.fromkeys(v for x in lists for v in x))
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def run_taxonomy(args: argparse.Namespace) -> int:
+    if args.json:
+        print(json.dumps(taxonomy.as_dict(), ensure_ascii=False, indent=1))
+    else:
+        print(taxonomy.as_text())
+    return 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    began = time.perf_counter()
+    say = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    rules, chosen = flat(args.rule, demo.DEFAULT_RULES), flat(args.cell, demo.CELLS)
+    if args.order and args.rule and "m-order" not in rules:
+        rules.append("m-order")  # who names an order wants to see it
+    orders = flat(args.order, demo.DEFAULT_ORDERS)
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = tasks.digits()
+    setups = {cell: demo.setup(cell) for cell in chosen}
+    a_cell = len(demo.methods(setups[chosen[0]].net, rules, orders))
+    total = sum(a_cell * (args.steps or s.updates) for s in setups.values())
+    say(
+        f"eprop_jax {__version__}: {len(data.train_labels)} handwritten digits to learn from, "
+        f"{len(data.test_labels)} to test on; 8 rows of 8 pixels each, named at the last row"
+    )
+
+    results, by_order = {}, {}
+    with Progress(total) as bar:
+        for cell in chosen:
+            results[cell], by_order[cell] = demo.run(
+                cell, data, rules=rules, orders=orders, seed=args.seed, seeds=args.seeds,
+                updates=args.steps,
+                progress=lambda name, done, cell=cell: bar.move(f"{cell.upper()} {name}", done),
+            )  # fmt: skip
+    say("\n" + as_text(results, args.seeds))
+    picture = draw(args.out / "demo.png", setups, data, results, by_order, say)
+    wall = time.perf_counter() - began
+    say(f"{wall:.0f} s in all")
+    if args.json:
+        found = as_dict(results, by_order, setups, args)
+        print(json.dumps({**found, "picture": picture, "seconds": wall}, allow_nan=False, indent=1))
+    return 0
+
+
+COMMANDS = {
+    "demo": Command("train and compare every rule on handwritten digits", demo_options, run_demo),
+    "taxonomy": Command("print the learning rules, their equations and costs", json_option,
+                        run_taxonomy),
+}  # fmt: skip
+
+
+# -- what is shown ---------------------------------------------------------------------------------
+
+
+class Progress:
+    """A bar on stderr where tqdm is installed, else a line now and then."""
+
+    def __init__(self, total: int):
+        self.total, self.done, self.said, self.bar = total, 0, 0, None
+        try:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="update", file=sys.stderr, dynamic_ncols=True,
+                            mininterval=0.5)  # fmt: skip
+        except ImportError:
+            pass
+
+    def move(self, name: str, done: int) -> None:
+        self.done += done
+        if self.bar is not None:
+            self.bar.set_description(f"{name:<22}", refresh=done == 0)
+            self.bar.update(done)
+        elif done == 0 or self.done - self.said >= self.total / 20:
+            self.said = self.done
+            print(f"{name}: {self.done} of {self.total} updates", file=sys.stderr, flush=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def summary(results: list[demo.Result]) -> list[dict[str, Any]]:
+    """One flat dict a rule; means and standard deviations over seeds."""
+    reference = next((r.update_ms for r in results if r.key == "bptt"), None)
+
+    def mean(x):
+        return None if x is None else float(np.mean(x))
+
+    return [
+        {
+            "cell": r.cell,
+            "rule": r.key,
+            "name": r.name,
+            "order": r.order,
+            "accuracy": mean(r.accuracy),
+            "accuracy_sd": float(np.std(r.accuracy, ddof=1)) if len(r.accuracy) > 1 else None,
+            "accuracies": [float(a) for a in r.accuracy],
+            "loss": mean(r.loss),
+            "cosine_start": mean(r.cosine_start),
+            "cosine_end": mean(r.cosine_end),
+            "causal": r.causal,
+            "local": r.local,
+            "update_ms": r.update_ms,
+            "update_relative": None if reference is None else r.update_ms / reference,
+            "curve": {
+                "updates": [int(n) for n in r.steps],
+                "accuracy": [float(a) for a in r.curve.mean(0)],
+            },
+        }
+        for r in results
+    ]
+
+
+def as_text(results: dict[str, list[demo.Result]], seeds: int) -> str:
+    """The table a cell, for a terminal."""
+    head = ("rule", "test accuracy (%)", "cosine, start", "end", "causal", "local", "ms an update",
+            "× BPTT")  # fmt: skip
+    parts = []
+    for cell, found in results.items():
+        rows = []
+        for row in summary(found):
+            sd = "" if row["accuracy_sd"] is None else f" ± {100 * row['accuracy_sd']:.1f}"
+            cosines = (row["cosine_start"], row["cosine_end"])
+            rows.append((
+                row["name"], f"{100 * row['accuracy']:.1f}{sd}",
+                *("–" if x is None else f"{x:.3f}" for x in cosines),
+                row["causal"], row["local"], f"{row['update_ms']:.2f}",
+                "–" if row["update_relative"] is None else f"{row['update_relative']:.2f}",
+            ))  # fmt: skip
+        s = demo.setup(cell)
+        title = (f"{cell.upper()}, {s.net.cell.n_units} units, {8 * s.steps_a_row} steps a digit, "
+                 f"{found[0].steps[-1]} updates")  # fmt: skip
+        parts.append(f"{title}\n{taxonomy.table([head, *rows], right=(1, 2, 3, 6, 7))}\n")
+    seed_text = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
+    parts.append(
+        f"Accuracy: {seed_text}. Cosine: of the cell's gradient to BPTT's, on {demo.PROBE} "
+        "training digits,\nbefore and after that rule's training. Time: one network's update "
+        f"(batch {demo.Setup._field_defaults['batch']}), without compiling."
+    )
+    return "\n".join(parts)
+
+
+def as_dict(results, by_order, setups, args) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "task": "digits, row by row",
+        "seed": args.seed,
+        "seeds": args.seeds,
+        "settings": {
+            cell: {
+                "units": s.net.cell.n_units,
+                "steps_a_row": s.steps_a_row,
+                "updates": args.steps or s.updates,
+                "batch": s.batch,
+                "learning_rate": s.learning_rate,
+                "weight_decay": s.weight_decay,
+            }
+            for cell, s in setups.items()
+        },
+        "results": [row for found in results.values() for row in summary(found)],
+        "fidelity": {
+            cell: {
+                "orders": list(by.orders),
+                **{
+                    f"{quantity}_{at}": getattr(getattr(by, at), quantity).mean(0).tolist()
+                    for at in ("start", "end")
+                    for quantity in ("cosine", "relative_error")
+                },
+            }
+            for cell, by in by_order.items()
+        },
+    }
+
+
+def draw(path: Path, setups, data, results, by_order, say) -> str | None:
+    """The picture, where matplotlib is there; else a line that says so."""
+    recording = None
+    if "alif" in results:
+        first = [int(np.argmax(data.test_labels == k)) for k in (3, 5, 8)]
+        one_seed = jax.tree.map(lambda x: x[0], results["alif"][0].params)
+        recording = demo.record(
+            setups["alif"], one_seed, data.test_images[first], data.test_labels[first]
+        )
+    try:
+        plotting.demo_figure(path, results, by_order, recording)
+    except ImportError:
+        say('no picture: matplotlib is not installed (pip install "eprop_jax[examples]")')
+        return None
+    say(f"picture: {path}")
+    return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

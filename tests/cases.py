@@ -1,0 +1,178 @@
+"""The networks of the suite: each cell and read-out beside its reference."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference as ref
+
+import eprop_jax as ej
+
+
+class CellCase(NamedTuple):
+    make: Callable  # (n_in, n) -> ej.Cell
+    reference: Callable  # (n) -> ref.Unit
+    theta_in_output: bool = False
+
+
+class ReadoutCase(NamedTuple):
+    make: Callable  # (n, n_out) -> ej.Readout
+    reference: Callable
+    y_0: float = 0.0
+
+
+def psi(x):
+    return ref.arctan(x, 1.0, 0.5)
+
+
+# Settings with which units spike often and their recurrence matters.
+SPIKING = dict(
+    v_th=0.3, tau_m=5.0, gain_in=2.0, gain_rec=2.0, surrogate=ej.surrogates.arctan(1.0, 0.5)
+)
+ALPHA, RHO = float(np.exp(-1 / 5)), float(np.exp(-1 / 8))
+
+
+def spiking(adaptive=False, **options):
+    """LIF or ALIF, and the same options in the reference's words."""
+    extra = dict(tau_a=8.0, beta=options.pop("beta", 0.2)) if adaptive else {}
+    trained = options.get("trainable", ())
+
+    def make(n_in, n):
+        cell = ej.cells.alif if adaptive else ej.cells.lif
+        return cell(n_in, n, **SPIKING, **_for_units(extra, n), **options)
+
+    def reference(n):
+        beta = _for_units(extra, n).get("beta", 0.0)
+        return ref.alif(
+            ALPHA,
+            RHO if adaptive else None,
+            beta,
+            0.3,
+            n_ref=options.get("refractory", 0),
+            scale=options.get("scale_input", False),
+            reset_gradient=options.get("reset_gradient", False),
+            psi=psi,
+        )
+
+    return CellCase(make, reference, "v_th" in trained or "beta" in trained)
+
+
+def _for_units(options, n):
+    return {k: v(n) if callable(v) else v for k, v in options.items()}
+
+
+def mixed(n):
+    return np.where(np.arange(n) % 2 == 0, 0.0, 0.4)
+
+
+CELLS = {
+    "rnn": CellCase(lambda n_in, n: ej.cells.rnn(n_in, n, gain_rec=1.5), lambda n: ref.rnn()),
+    "leaky_rnn": CellCase(
+        lambda n_in, n: ej.cells.leaky_rnn(n_in, n, decay=0.6, gain_rec=2.0),
+        lambda n: ref.leaky_rnn(0.6),
+    ),
+    "lif": spiking(),
+    "alif": spiking(adaptive=True),
+    "lstm": CellCase(lambda n_in, n: ej.cells.lstm(n_in, n, gain_rec=2.0), lambda n: ref.lstm()),
+    "gru": CellCase(lambda n_in, n: ej.cells.gru(n_in, n, gain_rec=2.0), lambda n: ref.gru()),
+    "linear_recurrence": CellCase(
+        lambda n_in, n: ej.cells.linear_recurrence(n_in, n, decay=0.9, frequency=0.4),
+        lambda n: ref.linear_recurrence(0.9, 0.4),
+    ),
+}
+VARIANTS = {
+    "leaky_rnn, tau trained": CellCase(
+        lambda n_in, n: ej.cells.leaky_rnn(
+            n_in, n, tau=np.linspace(2.0, 9.0, n), gain_rec=2.0, trainable=("tau",)
+        ),
+        lambda n: ref.leaky_rnn(None),
+    ),
+    "linear_recurrence, λ trained": CellCase(
+        lambda n_in, n: ej.cells.linear_recurrence(
+            n_in, n, frequency=0.4, trainable=("decay", "frequency")
+        ),
+        lambda n: ref.linear_recurrence(None, None),
+    ),
+    "lif, reset gradient": spiking(reset_gradient=True),
+    "lif, refractory": spiking(refractory=3),
+    "alif, reset gradient": spiking(adaptive=True, reset_gradient=True),
+    "alif, mixed beta": spiking(adaptive=True, beta=mixed),
+    "alif, all trained": spiking(
+        adaptive=True,
+        refractory=2,
+        scale_input=True,
+        reset_gradient=True,
+        trainable=("tau_m", "tau_a", "beta", "v_th"),
+    ),
+}
+READOUTS = {
+    "linear": ReadoutCase(lambda n, n_out: ej.readouts.linear(n, n_out), ref.linear),
+    "leaky": ReadoutCase(lambda n, n_out: ej.readouts.leaky(n, n_out, kappa=0.7), ref.leaky(0.7)),
+    "custom": ReadoutCase(
+        lambda n, n_out: ej.readouts.custom(
+            n, n_out, lambda phi, y, a: jnp.tanh(phi["g"] * y + a), y_0=0.1, theta={"g": 0.5}
+        ),
+        lambda p, y, a: jnp.tanh(p["theta"]["g"] * y + a),
+        0.1,
+    ),
+    "leaky, tau trained": ReadoutCase(
+        lambda n, n_out: ej.readouts.leaky(
+            n, n_out, tau=3.0, scale_input=True, bias=False, trainable=("tau",)
+        ),
+        ref.leaky(None, scale=True),
+    ),
+}
+
+
+class Problem(NamedTuple):
+    """A network, its parameters and data, and the reference's answer."""
+
+    net: ej.Network
+    params: Any
+    xs: jax.Array
+    ys: jax.Array
+    cell: CellCase
+    readout: ReadoutCase
+
+    def reference(self, loss=ref.squared_error, params=None, xs=None, ys=None, **options):
+        """(loss, grads) of the cell and the read-out."""
+        params = self.params if params is None else params
+        return ref.gradient(
+            self.cell.reference(self.net.cell.n_units),
+            self.readout.reference,
+            {k: params[k] for k in ("cell", "readout")},
+            self.xs if xs is None else xs,
+            self.ys if ys is None else ys,
+            loss,
+            y_0=self.readout.y_0,
+            **options,
+        )
+
+    @property
+    def exact_order(self):
+        """The order that cuts nothing. h⁰ depends on a θ that `output` reads: one jump more."""
+        return len(self.xs) + self.cell.theta_in_output
+
+
+def problem(cell, readout, *, n=3, n_in=2, n_out=2, T=4, batch=(2,), seed=0) -> Problem:
+    """A random network of this kind, none of whose parameters is zero."""
+    cell, readout = (CELLS | VARIANTS)[cell], READOUTS[readout]
+    net = ej.Network(cell.make(n_in, n), readout.make(n, n_out))
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape))
+
+    params = net.init(jax.random.key(seed))
+    params = jax.tree.map(lambda p: p + 0.1 * normal(*p.shape), params)
+    return Problem(net, params, normal(T, *batch, n_in), normal(T, *batch, n_out), cell, readout)
+
+
+def without_recurrence(params):
+    """The same parameters with W_rec = 0."""
+    cell = params["cell"]
+    if "w_rec" in cell:
+        cell = {**cell, "w_rec": jax.tree.map(jnp.zeros_like, cell["w_rec"])}
+    return {**params, "cell": cell}

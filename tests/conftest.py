@@ -1,0 +1,28 @@
+"""The suite runs in float64 and refuses what promotes silently. Nothing else sets JAX's options."""
+
+import os
+
+# Compiling is most of the suite's time, and unoptimised code gives the same numbers.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("ci", max_examples=8, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("fuzz", max_examples=400, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clear_caches():
+    """Compiled functions of one file are of no use to the next, and fill the memory."""
+    yield
+    jax.clear_caches()

@@ -1,0 +1,186 @@
+"""The main job, its data and its command line; the command line as a user starts it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import eprop_jax as ej
+from eprop_jax import demo, plotting, tasks, taxonomy
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Started from a background job, a process ignores SIGINT; a terminal's does not.
+LIKE_A_TERMINAL = (
+    "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('eprop_jax', run_name='__main__', alter_sys=True)"
+)
+
+
+def start(*args):
+    return subprocess.Popen(
+        [sys.executable, "-c", LIKE_A_TERMINAL, *args],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MPLBACKEND": "Agg", "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def run(*args):
+    process = start(*args)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def test_digits_are_the_1797_of_the_source_split_as_it_says():
+    data = tasks.digits()
+    assert data.train_images.shape == (1347, 8, 8) and data.test_images.shape == (450, 8, 8)
+    assert data.train_labels.shape == (1347,) and data.test_labels.shape == (450,)
+    assert data.train_images.dtype == np.float32 and data.train_labels.dtype == np.int32
+    for images in (data.train_images, data.test_images):
+        assert images.min() == 0 and images.max() == 1
+    assert set(data.train_labels) == set(data.test_labels) == set(range(10))
+
+
+def test_a_digit_is_read_row_by_row_and_named_at_the_last():
+    images = jnp.arange(2 * 64, dtype=jnp.float32).reshape(2, 8, 8)
+    xs, (labels, weight) = tasks.row_by_row(images, jnp.array([3, 7], jnp.int32), steps_a_row=3)
+    assert xs.shape == (24, 2, 8) and labels.shape == weight.shape == (24, 2)
+    assert np.array_equal(xs[3:6, 1], np.broadcast_to(images[1, 1], (3, 8)))
+    assert np.array_equal(np.asarray(weight[:, 0]) > 0, np.arange(24) >= 21)
+    assert np.allclose(np.asarray(weight).sum(0), 1)
+    with pytest.raises(ValueError, match=r"images: got shape \[2, 64\]"):
+        tasks.row_by_row(images.reshape(2, 64), labels[0])
+    with pytest.raises(ValueError, match=r"labels: got shape \[3\], wanted \[2\]"):
+        tasks.row_by_row(images, jnp.zeros(3, jnp.int32))
+
+
+def test_batches_are_epochs_in_random_order():
+    order = tasks.batches(jax.random.key(0), n=11, size=4, updates=5)
+    assert order.shape == (5, 4)
+    for epoch in (order[:2], order[2:4]):
+        assert len(set(np.asarray(epoch).ravel().tolist())) == 8
+
+
+def small(method_key):
+    net = ej.Network(ej.cells.rnn(8, 12), ej.readouts.linear(12, 10))
+    (method,) = demo.methods(net, [method_key], [2])
+    s = demo.setup("gru")._replace(net=net, updates=150)
+    data = tasks.digits()
+    optimizer = optax.sgd(0.1)
+    params = demo.initial(net, jax.random.split(jax.random.key(0), 2))
+    segment = demo.trainer(
+        method, optimizer, demo.presenter(s, data.train_images, data.train_labels)
+    )
+    before = demo.begin(method, params, optimizer)
+    order = tasks.batches(jax.random.key(1), 1347, 32, 150)
+    return before, *segment(before, jnp.stack([order, order]))
+
+
+@pytest.mark.parametrize("key", ["m-order", "random", "frozen"])
+def test_training_reduces_the_loss_and_trains_what_it_should(key):
+    (before, _), (after, _), losses = small(key)
+    assert losses.shape == (2, 150)
+    assert np.all(losses[:, -5:].mean(1) < 0.9 * losses[:, :5].mean(1))
+    moved = {k: bool(jnp.any(after[k]["w_in" if k == "cell" else "w_out"]
+                             != before[k]["w_in" if k == "cell" else "w_out"]))
+             for k in ("cell", "readout")}  # fmt: skip
+    assert moved == {"cell": key != "frozen", "readout": True}
+    if key == "random":
+        assert np.array_equal(after["feedback"], before["feedback"])
+
+
+def test_the_plots_refuse_what_does_not_fit():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    ax = figure.subplots()
+    with pytest.raises(ValueError, match="spikes: got shape"):
+        plotting.raster(ax, [1.0])
+    with pytest.raises(ValueError, match="labels: got 1, wanted 2"):
+        plotting.traces(ax, [[0.0, 1.0]], ["one"])
+    with pytest.raises(ValueError, match="quantity: got 'angle'"):
+        plotting.fidelity(ax, {"x": ([1], [[1.0]])}, quantity="angle")
+    with pytest.raises(ValueError, match="wanted 3"):
+        plotting.learning_curves(ax, [1, 2, 3], {"x": [[0.5]]})
+
+
+def test_every_rule_of_the_demo_is_in_the_taxonomy():
+    for key in demo.RULES:
+        entry = taxonomy.find(key)
+        assert entry.causal in ("yes", "no") and entry.equation and entry.cuts
+
+
+def test_the_command_line_trains_and_prints_json(tmp_path):
+    code, out, err = run(
+        "--cell", "gru", "--rule", "bptt,symmetric", "--steps", "20", "--seeds", "2",
+        "--seed", "5", "--out", str(tmp_path), "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(out)
+    assert [r["rule"] for r in found["results"]] == ["bptt", "symmetric"]
+    for row in found["results"]:
+        assert row["cell"] == "gru" and len(row["accuracies"]) == 2
+        assert 0.3 < row["accuracy"] <= 1 and row["update_ms"] > 0
+        assert row["curve"]["updates"][-1] == 20
+    exact, local = found["results"]
+    assert exact["cosine_start"] == pytest.approx(1, abs=1e-5)
+    assert 0.5 < local["cosine_start"] < 0.9999
+    errors = found["fidelity"]["gru"]["relative_error_start"]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 0.1 and errors[-1] < 1e-5
+    assert found["seed"] == 5 and found["settings"]["gru"]["updates"] == 20
+    assert "e-prop, symmetric" in err and "20" in err
+    if found["picture"]:
+        assert pathlib.Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_taxonomy_prints():
+    code, out, _ = run("taxonomy")
+    assert code == 0
+    for word in ("BPTT", "RTRL", "m-order", "O(pT)", "O(p²T)", "O(np)", "keeps", "cuts", "causal"):
+        assert word in out
+    code, out, _ = run("taxonomy", "--json")
+    assert code == 0 and {"rules", "costs"} == set(json.loads(out))
+
+
+@pytest.mark.parametrize(
+    "args, nearest",
+    [
+        (["--rule", "symetric"], "'symmetric'"),
+        (["--cell", "gur"], "'gru'"),
+        (["--order", "0"], "nearest is 1"),
+        (["--seeds", "two"], "wanted a whole number >= 1"),
+        (["--stpes", "3"], "'--steps'"),
+        (["taxonmy"], "'taxonomy'"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_the_nearest_right_one(args, nearest, capsys):
+    from eprop_jax.__main__ import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(args)
+    assert stopped.value.code == 2
+    assert nearest in capsys.readouterr().err
+
+
+def test_the_version_is_printed():
+    code, out, _ = run("--version")
+    assert code == 0 and out.strip() == f"eprop_jax {ej.__version__}"
+
+
+def test_ctrl_c_ends_it_cleanly(tmp_path):
+    process = start("--cell", "gru", "--steps", "100000", "--out", str(tmp_path))
+    process.stdout.readline()  # the demo has begun
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err and err.strip().endswith("interrupted")
