@@ -27,7 +27,7 @@ def compiled(f, args):
 def interleaved(executables, args, repeats):
     """{name: [seconds]}: A B C, A B C, …; each has run once before."""
     times = {name: [] for name in executables}
-    for name, f in executables.items():
+    for f in executables.values():
         jax.block_until_ready(f(*args))
     for _ in range(repeats):
         for name, f in executables.items():

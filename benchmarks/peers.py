@@ -7,8 +7,9 @@ weights on both sides. Every gradient (w_in, w_rec, bias and read-out) is first 
 float64 autodiff of a plain scan; nothing is timed that is off by more than 1e-5. What each rule of
 braintrace keeps of ∂h^t/∂h^{t-1} decides what is compared:
 
-- none: `D_RTRL` and `EProp` drop all that passes through w_rec. This is `ej.eprop` on
-  `ej.cells.rnn`. `OSTLFeedforward` with decay 0 gives the same without a trace, since D = 0 here.
+- none: `D_RTRL` (and `EProp`, the same with an unfiltered trace) drops all that passes through
+  w_rec. This is `ej.eprop` on `ej.cells.rnn`. Since D = 0 here, `OSTLFeedforward` with decay 0
+  gives the same without a trace.
 - self: `OSTLRecurrent` keeps the diagonal, w_jj. This is `ej.eprop` where the unit's connection to
   itself stands inside `dynamics`, and w_rec has no diagonal.
 - all: `SnAp`, saturated at n = 2, keeps everything. This is `ej.rtrl`, and BPTT.
@@ -19,8 +20,9 @@ over examples. Its one-step path gives no gradient to weights inside the model t
 state (0.2.6: a read-out's is zero), so the read-out stands outside, in the step's loss. Its windows
 (`vjp_method="multi-step"`) are measured where the gradient is the same: with saturated `SnAp`.
 There a window of the whole sequence is BPTT and carries no trace, as is K = T on our side. With the
-e-prop rules a window is backpropagated through in full: another gradient. `compile_s` is XLA's part
-and, on our side only, the tracing.
+e-prop rules a window is backpropagated through in full: another gradient. Ours, auto, is the whole
+sequence without traces where T ≤ 128; "one step call" carries the traces on, like braintrace.
+`compile_s` is XLA's part and, on our side only, the tracing.
 """
 
 import importlib.metadata
@@ -96,7 +98,7 @@ def definitions(args):
 
 
 def self_connected(n):
-    """The RNN with each unit's connection to itself as implicit recurrence: c^t = a + w_jj h^{t-1}."""
+    """The RNN with the unit's own connection inside its dynamics: c^t = a^t + w_jj h^{t-1}."""
     return ej.cells.custom(
         N_IN,
         n,
@@ -204,6 +206,16 @@ def case(title, keep, functions, args, bound=1e-5, repeats=9):
     return rows
 
 
+def bars(rows):
+    """The two bars of the issue, against each way of giving braintrace a batch."""
+    ratio = {row["what"].removeprefix("braintrace: "): row["ratio"] for row in rows}
+    return "Times ours (auto): " + "; ".join(
+        f"{name} {ratio[name + ', batch']:.3g} (batch), "
+        f"{ratio[name + ', vmap']:.3g} (vmap), bar {bar}"
+        for name, bar in (("OSTLRecurrent", 100), ("SnAp", 50))
+    )
+
+
 def main():
     warnings.filterwarnings("ignore", category=UserWarning, module="braintrace")
     begin = time.perf_counter()
@@ -213,7 +225,6 @@ def main():
     apart = definitions(args)
     functions = ours(ej.eprop, ej.cells.rnn(N_IN, n), B, args[0])
     functions |= both_ways("D_RTRL", braintrace.D_RTRL, args)
-    functions |= both_ways("EProp", braintrace.EProp, args)
     functions |= both_ways("OSTLFeedforward", braintrace.OSTLFeedforward, args, decay_or_rank=0.0)
     rows = case(f"e-prop, n={n} T={T} B={B}", "none", functions, args)
     functions = ours(ej.eprop, self_connected(n), B, args[0])
@@ -227,15 +238,15 @@ def main():
     for k in (10, T):
         snap = theirs(braintrace.SnAp, args, n=2, window=k)
         functions[f"braintrace: SnAp, window {k}"] = snap
-    rows += case(f"exact, n={n} T={T} B={B}", "all", functions, args)
+    rows += case(f"exact, n={n} T={T} B={B}", "all", functions, args, repeats=15)
 
     versions = ", ".join(
         f"{p} {importlib.metadata.version(p)}" for p in ("braintrace", "brainstate", "eprop_jax")
     )
     text = __doc__.split("\n\n", 2)[2].strip()
-    text += f"\n\n{apart}\n\nRatios are to the first row of each case, errors to float64 autodiff. "
-    text += f"{versions}; {time.perf_counter() - begin:.0f} s."
-    print(f"{apart}\n{versions}")
+    text += f"\n\n{apart}\n\n{bars(rows)}.\n\nRatios are to the first row of each case, errors to "
+    text += f"float64 autodiff. {versions}; {time.perf_counter() - begin:.0f} s."
+    print(f"{apart}\n{bars(rows)}.\n{versions}")
     columns = ["case", "what", "keeps", "ratio", "low", "high", "ms", "temp_MB", "compile_s"]
     harness.write("peers", rows, [*columns, "error"], text)
 

@@ -38,9 +38,7 @@ def check(cell, net, problem, functions, bound=1e-5):
     run = jax.jit(ej.value_and_grad(ej.bptt(net, LOSS), has_aux=True))
     spikes = run(params, xs, ys)[0][1].activity if cell in ("lif", "alif") else None
     wide = jax.tree.map(lambda x: x.astype(jnp.float64), (params, xs, ys, spikes))
-    reference = {
-        cut: jax.jit(jax.grad(plain.loss_of(cell, cut)))(*wide) for cut in (False, True)
-    }
+    reference = {cut: jax.jit(jax.grad(plain.loss_of(cell, cut)))(*wide) for cut in (False, True)}
     errors = {}
     for name, f in functions.items():
         if name.startswith("order"):  # cut between the two: held against K = 1 in the tests

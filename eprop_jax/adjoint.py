@@ -25,7 +25,7 @@ import numpy as np
 
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
-from eprop_jax.base import Array, Cell, PyTree
+from eprop_jax.base import Array, Cell, Maybe, PyTree
 
 
 class Path(NamedTuple):
@@ -40,11 +40,11 @@ class Path(NamedTuple):
 class Seed(NamedTuple):
     """What a sweep starts from."""
 
-    entry: Array | None = None
+    entry: Maybe = None
     """what enters at each step, [K, ...], and"""
     to_dh: Callable[[Array], Array] = lambda entry: entry
     """one step of it -> ∂/∂h^t, [*lead, B, n]"""
-    dc_K: tuple[Array | None, ...] | None = None
+    dc_K: tuple[Maybe, ...] | None = None
     """what enters at the end, ∂/∂c^K by component: [*lead, B, n]"""
     keep: Callable[[dict], Any] = lambda graded: graded
     """what to keep of ∂̃a (at each step) and of dθ (at the end): `top`, say"""
@@ -53,11 +53,11 @@ class Seed(NamedTuple):
 class Swept(NamedTuple):
     """What a sweep finds, for one seed."""
 
-    da: dict[str, Array | None]
+    da: dict[str, Maybe]
     """∂̃a^t, {gate: [K, *lead, B, n]}"""
-    dc_0: tuple[Array | None, ...]
+    dc_0: tuple[Maybe, ...]
     """∂̃c⁰, the co-state before the chunk, by component: [*lead, B, n]"""
-    dtheta: dict[str, Array | None]
+    dtheta: dict[str, Maybe]
     """Σ_t over the chunk of what reaches θ_j, {name: [*lead, B, n]}"""
 
 
@@ -91,24 +91,31 @@ def sweep(
             dtheta = {**dtheta, k: tr.total(dtheta[k], here)}
         return da, dc_t, dtheta
 
-    def step(carry, at):
-        (c_t, carry), (c_tm1, a_t, entries) = carry, at
-        J = jac.narrow(cell, jac.blocks(cell, params, c_tm1, a_t, c_t), c_tm1)
+    def blocks(c_tm1, a_t, c_t):
+        return jac.narrow(cell, jac.blocks(cell, params, c_tm1, a_t, c_t), c_tm1)
+
+    def through(J, carry, entries):
         carried, emitted = [], []
         for seed, (dc_tp1, dh_tp1, dtheta), entry in zip(seeds, carry, entries):
             dh_t = None if entry is None else seed.to_dh(entry)
             da, dc_t, dtheta = back(J, dc_tp1, tr.total(dh_t, dh_tp1), dtheta)
             carried.append((dc_t, jump(da), dtheta))
             emitted.append(seed.keep(da))
-        return (c_tm1, _fill(carried, carry)), emitted
+        return _fill(carried, carry), emitted
+
+    def step(carry, at):
+        (c_t, carry), (c_tm1, a_t, entries) = carry, at
+        carry, emitted = through(blocks(c_tm1, a_t, c_t), carry, entries)
+        return (c_tm1, carry), emitted
 
     xs = (path.c_tm1, path.a, [seed.entry for seed in seeds])
     d = len(jac.floats(path.c_K))
     start = [
         (seed.dc_K or (None,) * d, None, dict.fromkeys(params.get("theta", {}))) for seed in seeds
     ]
-    start = _settled(step, (path.c_K, start), jax.tree.map(lambda x: x[0], xs))
-    (c_0, carried), emitted = jax.lax.scan(step, start, xs, reverse=True)
+    c_1, a_1, entries = jax.tree.map(lambda x: x[0], xs)
+    start = _settled(through, jax.eval_shape(blocks, c_1, a_1, path.c_K), start, entries)
+    (c_0, carried), emitted = jax.lax.scan(step, (path.c_K, start), xs, reverse=True)
     psi_0, Xi_0 = jac.output_blocks(cell, params, c_0)
 
     def swept(seed, carry, da):
@@ -120,7 +127,7 @@ def sweep(
     return [swept(*each) for each in zip(seeds, carried, emitted)]
 
 
-def _times(block: Array | None, x: Array | None) -> Array | None:
+def _times(block: Maybe, x: Maybe) -> Maybe:
     """A block [B, n] times a co-state [*lead, B, n]."""
     if block is None or x is None:
         return None
@@ -136,18 +143,18 @@ def _fill(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(fill, tree, like, is_leaf=lambda x: x is None)
 
 
-def _settled(step, carry, x):
+def _settled(through: Callable, J: jac.Blocks, carry: PyTree, entries: PyTree) -> PyTree:
     """The carry with zeros in place of each None that some step would fill. A co-state that is zero
     whatever the values are stays None, and costs nothing."""
     while True:
-        after, _ = jax.eval_shape(step, carry, x)
+        after, _ = jax.eval_shape(through, J, carry, entries)
         filled = _fill(carry, after)
         if jax.tree.structure(filled) == jax.tree.structure(carry):
             return jax.tree.map(lambda now, then: jnp.broadcast_to(now, then.shape), carry, after)
         carry = filled
 
 
-def top(graded: dict[str, Array | None]) -> dict[str, Array | None]:
+def top(graded: dict[str, Maybe]) -> dict[str, Maybe]:
     """The highest grade."""
     return {k: None if x is None else x[-1] for k, x in graded.items()}
 
@@ -170,9 +177,7 @@ def gradient(params: dict, s: Swept, lines: dict[str, Array]) -> list[Array]:
     return [leaf(path, p) for path, p in jax.tree.leaves_with_path(params)]
 
 
-def sources(
-    params: dict, swept: list[Swept], lines: dict[str, Array]
-) -> list[list[Array | None]]:
+def sources(params: dict, swept: list[Swept], lines: dict[str, Array]) -> list[list[Maybe]]:
     """Σ_t pre^t ⊗ ∂̃a^t an example, [B, *lead, lines, n], for each parameter leaf and seed.
 
     All gates and seeds share one product a line: [B, i, K] @ [B, K, columns].
@@ -213,12 +218,12 @@ def _products(pre: Array, swept: list[Swept], weights: PyTree) -> dict[tuple[str
     return out
 
 
-def _examples_first(x: Array | None) -> Array | None:
+def _examples_first(x: Maybe) -> Maybe:
     """[*lead, B, n] -> [B, *lead, n]."""
     return None if x is None else jnp.moveaxis(x, -2, 0)
 
 
-def reach(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
+def reach(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
     """Σ_c ∂̃c_c⁰ S_c for a trace that ends at its own unit: [B, *lead, lines, n]."""
 
     def term(dc, S):
@@ -231,7 +236,7 @@ def reach(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
     return tr.total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
 
 
-def reach_ends(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
+def reach_ends(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
     """Σ_c Σ_r ∂̃c_cr⁰ S_cr for a trace that ends at every unit: [B, *lead, lines, n]."""
 
     def term(dc, S):
@@ -244,7 +249,7 @@ def reach_ends(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
     return tr.total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
 
 
-def meet(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
+def meet(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
     """Σ_batch of `reach`, in one pass over the trace."""
     return tr.total(
         *(
@@ -259,7 +264,7 @@ def _wide(S: Array, dc: Array) -> Array:
     return jnp.broadcast_to(S, (*S.shape[:-1], dc.shape[-1]))
 
 
-def meet_ends(dc_0: tuple[Array | None, ...], trace: tr.Trace) -> Array | None:
+def meet_ends(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
     """Σ_batch of `reach_ends`, in one pass over the trace."""
     return tr.total(
         *(

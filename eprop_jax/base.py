@@ -14,6 +14,8 @@ import jax
 
 Array = jax.Array
 PyTree = Any
+Maybe = Any
+"""An array, or None where it is zero whatever the values are."""
 
 
 class Cell(NamedTuple):

@@ -169,7 +169,7 @@ def sequence(xs, ys, n_in: int) -> tuple[int, ...]:
     if 0 in xs.shape:
         raise ValueError(f"xs: got an empty batch, shape {list(xs.shape)}, wanted sizes >= 1")
     dtype = _dtype(xs)
-    if not (jnp.issubdtype(dtype, jnp.number) or dtype == bool) or jnp.issubdtype(
+    if not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_) or jnp.issubdtype(
         dtype, jnp.complexfloating
     ):
         raise TypeError(f"xs: got dtype {dtype}, wanted real numbers")

@@ -21,7 +21,7 @@ from eprop_jax import adjoint, feedback, recursions, rules
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.adjoint import Path, Seed, Swept
-from eprop_jax.base import Array, Carry, Cell, RuleSpec, State
+from eprop_jax.base import Array, Carry, Cell, Maybe, RuleSpec, State
 from eprop_jax.forward import before
 
 
@@ -74,7 +74,7 @@ class Layers(NamedTuple):
         last = {"w_out": self.run.h_K.T @ da_K, "bias": da_K.sum(0)}
         return _add_last(p_out, grads, last)
 
-    def readout_sources(self, p_out: dict, s: Swept) -> list[Array | None]:
+    def readout_sources(self, p_out: dict, s: Swept) -> list[Maybe]:
         """Σ_t h^t ⊗ ∂̃a_out^t an example."""
         late, lines, da_K = self._late(s)
         fresh = [row[0] for row in adjoint.sources(p_out, [late], lines)]
@@ -198,11 +198,11 @@ class Before(NamedTuple):
             out = [tr.total(x, y) for x, y in zip(out, more)]
         return out
 
-    def meet(self, dc_0: tuple) -> list[Array | None]:
+    def meet(self, dc_0: tuple) -> list[Maybe]:
         """Σ_batch ⟨∂̃c⁰, S⟩ with at most m − 1 jumps in all: what is older than the chunk."""
         return self.terms(dc_0, -1, adjoint.meet, adjoint.meet_ends)
 
-    def reach(self, dc_0: tuple, grade: int) -> list[Array | None]:
+    def reach(self, dc_0: tuple, grade: int) -> list[Maybe]:
         """The same for each example and seed: [B, *lead, lines, n]."""
         return self.terms(dc_0, grade, adjoint.reach, adjoint.reach_ends)
 
@@ -339,5 +339,5 @@ def first_unit(s: Swept) -> Swept:
     )
 
 
-def add(grads: list[Array], more: list[Array | None]) -> list[Array]:
+def add(grads: list[Array], more: list[Maybe]) -> list[Array]:
     return [g if x is None else g + x for g, x in zip(grads, more)]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax.base import Array, Cell, PyTree, Readout
+from eprop_jax.base import Array, Cell, Maybe, PyTree, Readout
 
 ONE_DRIVE = ""
 """The name that a cell's only drive goes by, inside the library."""
@@ -27,15 +27,15 @@ class Blocks(NamedTuple):
     Components r, c count the floating leaves of the state, in order; arrays are [..., n].
     """
 
-    D: tuple[tuple[Array | None, ...], ...]
+    D: tuple[tuple[Maybe, ...], ...]
     """D[r][c] = ∂c_r^t/∂c_c^{t-1}"""
-    B: tuple[dict[str, Array | None], ...]
+    B: tuple[dict[str, Maybe], ...]
     """B[r][gate] = ∂c_r^t/∂a_gate^t"""
-    Theta: tuple[dict[str, Array | None], ...]
+    Theta: tuple[dict[str, Maybe], ...]
     """Θ[r][name] = ∂c_r^t/∂θ_name, by itself"""
-    psi: tuple[Array | None, ...]
+    psi: tuple[Maybe, ...]
     """ψ[c] = ∂h^t/∂c_c^t"""
-    Xi: dict[str, Array | None]
+    Xi: dict[str, Maybe]
     """Ξ[name] = ∂h^t/∂θ_name, by itself"""
 
 
@@ -63,74 +63,86 @@ def blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree, c_t: PyTree) ->
 
 def implicit_blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> tuple:
     """D, B, Θ (see `blocks`)."""
-    n_lead = jax.tree.leaves(c_tm1)[0].ndim - 1
-    trained = set(params.get("theta", {}))
-    args = ({"theta": theta(cell, params), "c": c_tm1, "a": as_gates(a_t)}, n_lead)
+    z = {"theta": theta(cell, params), "c": c_tm1, "a": as_gates(a_t)}
 
-    def dynamics(z):
-        c = cell.dynamics(z["theta"], z["c"], of_gates(z["a"]))
-        return floats(c)
+    def dynamics(z_j):
+        return floats(cell.dynamics(z_j["theta"], z_j["c"], of_gates(z_j["a"])))
 
-    d = len(floats(c_tm1))
-    by_c = [_column(dynamics, ("c", i), *args) for i in float_positions(c_tm1)]
-    by_a = {g: _column(dynamics, ("a", g), *args) for g in as_gates(a_t)}
-    by_theta = {k: _column(dynamics, ("theta", k), *args) for k in sorted(trained)}
-    D = tuple(tuple(column[r] for column in by_c) for r in range(d))
-    B = tuple({g: column[r] for g, column in by_a.items()} for r in range(d))
-    Theta = tuple({k: column[r] for k, column in by_theta.items()} for r in range(d))
+    leaf = _leaf_numbers(z)
+    by_c = [jax.tree.leaves(leaf["c"])[i] for i in float_positions(c_tm1)]
+    by_theta = {k: leaf["theta"][k] for k in sorted(params.get("theta", {}))}
+    column = _columns(dynamics, z, [*by_c, *leaf["a"].values(), *by_theta.values()])
+    d = range(len(by_c))
+    D = tuple(tuple(column[i][r] for i in by_c) for r in d)
+    B = tuple({g: column[i][r] for g, i in leaf["a"].items()} for r in d)
+    Theta = tuple({k: column[i][r] for k, i in by_theta.items()} for r in d)
     return D, B, Theta
 
 
 def output_blocks(cell: Cell, params: dict, c_t: PyTree) -> tuple:
     """ψ, Ξ (see `blocks`)."""
-    n_lead = jax.tree.leaves(c_t)[0].ndim - 1
-    args = ({"theta": theta(cell, params), "c": c_t}, n_lead)
+    z = {"theta": theta(cell, params), "c": c_t}
+    leaf = _leaf_numbers(z)
+    by_c = [jax.tree.leaves(leaf["c"])[i] for i in float_positions(c_t)]
+    by_theta = {k: leaf["theta"][k] for k in sorted(params.get("theta", {}))}
+    wanted = [*by_c, *by_theta.values()]
+    column = _columns(lambda z_j: (cell.output(z_j["theta"], z_j["c"]),), z, wanted)
+    psi = tuple(column[i][0] for i in by_c)
+    return psi, {k: column[i][0] for k, i in by_theta.items()}
 
-    def output(z):
-        return (cell.output(z["theta"], z["c"]),)
 
-    psi = tuple(_column(output, ("c", i), *args)[0] for i in float_positions(c_t))
-    Xi = {k: _column(output, ("theta", k), *args)[0] for k in sorted(params.get("theta", {}))}
-    return psi, Xi
+def _leaf_numbers(z: dict) -> dict:
+    return jax.tree.unflatten(jax.tree.structure(z), range(len(jax.tree.leaves(z))))
 
 
-def _column(unit: Callable, which: tuple, z: dict, n_lead: int) -> tuple[Array | None, ...]:
-    """∂(outputs of one unit)/∂(one of its scalars), for all units: jacfwd, then vmap."""
-    group, key = which
+def _columns(unit: Callable, z: dict, wanted: list[int]) -> dict[int, list[Maybe]]:
+    """{leaf number: ∂(each output of one unit)/∂(that scalar)}, for all units: jacfwd, then vmap."""
+    treedef = jax.tree.structure(z)
 
-    def column(z_j):
-        leaves, treedef = jax.tree.flatten(z_j[group])
-        i = key if isinstance(key, int) else sorted(z_j[group]).index(key)
-
-        def of_scalar(s):
-            return unit({**z_j, group: treedef.unflatten([*leaves[:i], s, *leaves[i + 1 :]])})
-
-        return of_scalar, leaves[i]
+    def of_scalars(scalars, leaves):
+        leaves = list(leaves)
+        for i, s in zip(wanted, scalars):
+            leaves[i] = s
+        return unit(treedef.unflatten(leaves))
 
     def jacobian(z_j):
-        of_scalar, s = column(z_j)
-        return jax.jacfwd(of_scalar)(s)
+        leaves = jax.tree.leaves(z_j)
+        scalars = [leaves[i] for i in wanted]
 
-    one_unit = jax.eval_shape(lambda z: jax.tree.map(lambda x: x[(0,) * x.ndim], z), z)
-    zero = _always_zero(column, one_unit)
-    columns = over_units(jacobian, z, n_lead)
-    return tuple(None if is_zero else block for is_zero, block in zip(zero, columns))
+        def column(k):
+            def of_one(s):
+                return of_scalars([*scalars[:k], s, *scalars[k + 1 :]], leaves)
+
+            return jax.jacfwd(of_one)(scalars[k])
+
+        return [column(k) for k in range(len(wanted))]
+
+    def tangents(z_j, dots):
+        leaves = jax.tree.leaves(z_j)
+        scalars = [leaves[i] for i in wanted]
+        return jax.jvp(lambda s: of_scalars(s, leaves), (scalars,), (dots,))[1]
+
+    n_lead = jax.tree.leaves(z["c"])[0].ndim - 1
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
+    zero = _never_reached(tangents, one, [jax.tree.leaves(one)[i] for i in wanted])
+    return {
+        i: [None if never else x for never, x in zip(row, column)]
+        for i, row, column in zip(wanted, zero, over_units(jacobian, z, n_lead))
+    }
 
 
-def _always_zero(column: Callable, one_unit: dict) -> list[bool]:
-    """Which outputs have a derivative that does not even mention the tangent."""
-
-    def tangent(z_j, s_dot):
-        of_scalar, s = column(z_j)
-        return jax.jvp(of_scalar, (s,), (s_dot,))[1]
-
-    s_dot = jax.eval_shape(lambda z_j: column(z_j)[1], one_unit)
-    jaxpr = jax.make_jaxpr(tangent)(one_unit, s_dot).jaxpr
-    reached = {jaxpr.invars[-1]}
-    for eqn in jaxpr.eqns:
-        if any(v in reached for v in eqn.invars if not hasattr(v, "val")):
-            reached.update(eqn.outvars)
-    return [hasattr(v, "val") or v not in reached for v in jaxpr.outvars]
+def _never_reached(tangents: Callable, z_j: dict, dots: list) -> list[list[bool]]:
+    """For each tangent that enters, which of those that leave do not even mention it: derivatives
+    that are zero whatever the values are."""
+    jaxpr = jax.make_jaxpr(tangents)(z_j, dots).jaxpr
+    rows = []
+    for dot in jaxpr.invars[len(jaxpr.invars) - len(dots) :]:
+        reached = {dot}
+        for eqn in jaxpr.eqns:
+            if any(v in reached for v in eqn.invars if not hasattr(v, "val")):
+                reached.update(eqn.outvars)
+        rows.append([hasattr(v, "val") or v not in reached for v in jaxpr.outvars])
+    return rows
 
 
 def narrow(cell: Cell, J: Blocks, c: PyTree) -> Blocks:

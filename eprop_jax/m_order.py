@@ -109,7 +109,9 @@ def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
     ]
     e = [recursions.own(m.J.psi, eps, s.xi) for eps, s in zip(epsilon, m.sources)]  # Eq. 9
     b = [  # Eq. 16, and the sum over s
-        tr.total(recursions.at_own_unit(e[i]), *(recursions.ends(m.J.psi, b[i], None) for b in beta))
+        tr.total(
+            recursions.at_own_unit(e[i]), *(recursions.ends(m.J.psi, b[i], None) for b in beta)
+        )
         for i in range(len(e))
     ]
     gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, b)]  # Eq. 34

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from eprop_jax import feedback, rules
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
-from eprop_jax.base import Array, Carry, Gamma, RuleSpec, State
+from eprop_jax.base import Array, Carry, Gamma, Maybe, RuleSpec, State
 
 
 class Moment(NamedTuple):
@@ -21,7 +21,7 @@ class Moment(NamedTuple):
     own: jac.Blocks
     """the same, for paths inside one unit: shared components narrowed"""
     psi_tm1: tuple
-    xi_tm1: list[Array | None]
+    xi_tm1: list[Maybe]
     """∂h^{t-1}/∂c^{t-1}, and ∂h^{t-1}/∂(parameter) a leaf"""
     sources: list[tr.Source]
     own_sources: list[tr.Source]
@@ -29,7 +29,7 @@ class Moment(NamedTuple):
     readout: jac.Blocks
     readout_sources: list[tr.Source]
     dL_dy: Array
-    dL_dh: Array | None
+    dL_dh: Maybe
     """direct, from the activity loss"""
     spread: Array
     learning_signal: Array
@@ -121,17 +121,17 @@ def implicit_variable(J: jac.Blocks, epsilon: list, sources: list) -> list:
     ]
 
 
-def own(psi: tuple, eps: tr.Trace, xi: Array | None) -> Array | None:
+def own(psi: tuple, eps: tr.Trace, xi: Maybe) -> Maybe:
     """∂h_j/∂c_j ε_ij (+ ∂h_j/∂θ_j): Eq. 9 for one parameter leaf."""
     return tr.total(*(tr.scale(p, x) for p, x in zip(psi, eps)), xi)
 
 
-def ends(psi: tuple, S: tr.Trace, xi: Array | None) -> Array | None:
+def ends(psi: tuple, S: tr.Trace, xi: Maybe) -> Maybe:
     """∂h_r/∂c_r S_ij^r (+ ∂h_j/∂θ_j at r = j): Eq. 16, 23 for one parameter leaf."""
     return tr.total(*(tr.scale_ends(p, x) for p, x in zip(psi, S)), at_own_unit(xi))
 
 
-def at_own_unit(x: Array | None) -> Array | None:
+def at_own_unit(x: Maybe) -> Maybe:
     """[B, ..., j] -> [B, r, ..., j], zero where r ≠ j."""
     if x is None:
         return None
@@ -139,7 +139,7 @@ def at_own_unit(x: Array | None) -> Array | None:
     return jnp.eye(n, dtype=x.dtype).reshape(1, n, *(1,) * (x.ndim - 2), n) * x[:, None]
 
 
-def explicit(m: Moment, r: int, b_tm1: Array | None) -> Array | None:
+def explicit(m: Moment, r: int, b_tm1: Maybe) -> Maybe:
     """Σ_k ∂c_r^t/∂h_k^{t-1} b_ij^{t-1,k}, where ∂c_r^t/∂h_k^{t-1} = B_r w_kr: the explicit jump."""
     if b_tm1 is None:
         return None
@@ -152,7 +152,7 @@ def explicit(m: Moment, r: int, b_tm1: Array | None) -> Array | None:
     )
 
 
-def readout_variable(m: Moment, gamma: Array, e: Array | None) -> Array:
+def readout_variable(m: Moment, gamma: Array, e: Maybe) -> Array:
     """Eq. 34: γ_ij^{t,k} = ∂y_k^t/∂y_k^{t-1} γ_ij^{t-1,k} + ∂y_k^t/∂a_k^t w_jk e_ij^t."""
     if e is None:
         return _read(m, gamma, None)
@@ -160,12 +160,12 @@ def readout_variable(m: Moment, gamma: Array, e: Array | None) -> Array:
     return _read(m, gamma, spread * e[:, None])
 
 
-def readout_variable_of_ends(m: Moment, gamma: Array, a: Array | None) -> Array:
+def readout_variable_of_ends(m: Moment, gamma: Array, a: Maybe) -> Array:
     """Eq. 34, where every h_r depends on w_ij: Σ_r w_rk a_ij^{t,r} in place of w_jk e_ij^t."""
     return _read(m, gamma, None if a is None else jnp.einsum("kr,br...->bk...", m.spread, a))
 
 
-def _read(m: Moment, gamma: Array, drive: Array | None) -> Array:
+def _read(m: Moment, gamma: Array, drive: Maybe) -> Array:
     implicit = tr.scale_ends(m.readout.D[0][0], gamma)
     out = tr.total(implicit, tr.scale_ends(m.readout.B[0][jac.ONE_DRIVE], drive))
     return jnp.zeros_like(gamma) if out is None else jnp.broadcast_to(out, gamma.shape)
@@ -178,14 +178,12 @@ def meet(signal: Array, gamma: Array) -> Array:
     return jnp.einsum("bkj,bk...j->...j", signal, gamma)
 
 
-def meet_activity(dL_dh: Array | None, grads: list, traces: list, scale) -> list[Array]:
+def meet_activity(dL_dh: Maybe, grads: list, traces: list, scale) -> list[Array]:
     """The activity loss meets h itself (Eq. 25): Σ_batch ∂L/∂h e, beside the read-out's part."""
     if dL_dh is None:
         return grads
     met = [scale(dL_dh, e) for e in traces]
-    return [
-        g if x is None else g + x.reshape(-1, *g.shape).sum(0) for g, x in zip(grads, met)
-    ]
+    return [g if x is None else g + x.reshape(-1, *g.shape).sum(0) for g, x in zip(grads, met)]
 
 
 def readout_gradient(m: Moment, gamma: list, like: dict) -> tuple[list, list[Array]]:
@@ -194,7 +192,7 @@ def readout_gradient(m: Moment, gamma: list, like: dict) -> tuple[list, list[Arr
     return gamma, meet_own(m.dL_dy, gamma, like)
 
 
-def meet_own(dL_dy: Array | None, gamma: list, like: dict) -> list[Array]:
+def meet_own(dL_dy: Maybe, gamma: list, like: dict) -> list[Array]:
     """Σ_batch ∂L/∂y_k ∂y_k/∂w_jk, one a parameter of the read-out."""
     met = [tr.scale(dL_dy, trace[0]) for trace in gamma]
     return [

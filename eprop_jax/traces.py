@@ -15,20 +15,20 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax import jacobians as jac
-from eprop_jax.base import Array, Cell, PyTree
+from eprop_jax.base import Array, Cell, Maybe, PyTree
 
-Trace = tuple[Array | None, ...]
+Trace = tuple[Maybe, ...]
 """One parameter leaf's trace, by component."""
 
 
 class Source(NamedTuple):
     """Where a parameter leaf enters: ∂c_j^t/∂w_ij = b_j pre_i, and ∂h_j^t/∂w_ij = xi_j (θ only)."""
 
-    pre: Array | None
+    pre: Maybe
     """[..., i]; None: 1"""
-    b: tuple[Array | None, ...]
+    b: tuple[Maybe, ...]
     """by component, [..., j]"""
-    xi: Array | None
+    xi: Maybe
 
 
 def sources(params: dict, blocks: jac.Blocks, lines: dict[str, Array]) -> list[Source]:
@@ -49,27 +49,27 @@ def gate_of(path) -> str:
     return path[1].key if len(path) > 1 else jac.ONE_DRIVE
 
 
-def direct(source: Source, r: int) -> Array | None:
+def direct(source: Source, r: int) -> Maybe:
     """∂c_r^t/∂w_ij: [B, i, j] or [B, j]."""
     b = source.b[r]
     return b if b is None or source.pre is None else source.pre[..., :, None] * b[..., None, :]
 
 
-def scale(value: Array | None, S: Array | None) -> Array | None:
+def scale(value: Maybe, S: Maybe) -> Maybe:
     """value_j S_ij: a block [B, j] times a trace [B, ..., j]. None times anything is None."""
     if value is None or S is None:
         return None
     return value.reshape(value.shape[0], *(1,) * (S.ndim - 2), value.shape[1]) * S
 
 
-def scale_ends(value: Array | None, S: Array | None) -> Array | None:
+def scale_ends(value: Maybe, S: Maybe) -> Maybe:
     """value_r S_rij: a block [B, r] times a trace [B, r, ..., j]."""
     if value is None or S is None:
         return None
     return value.reshape(*value.shape, *(1,) * (S.ndim - 2)) * S
 
 
-def total(*terms: Array | None) -> Array | None:
+def total(*terms: Maybe) -> Maybe:
     """The sum of the terms that are not None; None if all are."""
     kept = [term for term in terms if term is not None]
     return sum(kept[1:], kept[0]) if kept else None

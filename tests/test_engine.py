@@ -33,7 +33,9 @@ def drawn(cell, seed=0, batch=5):
     keys = iter(jax.random.split(jax.random.key(seed + 1), 20))
     draw = lambda x: jax.random.normal(next(keys), x.shape) if x.dtype != jnp.int32 else x  # noqa: E731
     c = jax.tree.map(draw, cell.initial_state(params, (batch,)))
-    gates = set().union(*(jac.as_gates(params[k]) for k in ("w_in", "w_rec", "bias") if k in params))
+    gates = set().union(
+        *(jac.as_gates(params[k]) for k in ("w_in", "w_rec", "bias") if k in params)
+    )
     a = jac.of_gates({g: jax.random.normal(next(keys), (batch, 4)) for g in sorted(gates)})
     return params, c, a
 

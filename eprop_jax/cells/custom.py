@@ -123,6 +123,4 @@ def custom(
 
         return jax.tree.map(full, state)
 
-    return Cell(
-        init, initial_state, dynamics, output, constants, n_in, n, mask, tuple(shared)
-    )
+    return Cell(init, initial_state, dynamics, output, constants, n_in, n, mask, tuple(shared))
