@@ -322,11 +322,29 @@ def together(
 
     dc_K = tuple(at_end(c) for c in range(len(parts)))
     stack = Seed(tuple(s.entry for s in entering), to_dh, dc_K, keep=parts_of)
-    lone = [s for s, is_full in zip(units, full) if not is_full]
-    stacked, *alone = adjoint.sweep(cell, p, path, 1, [stack, *lone])
+    if p.get("theta"):  # θ_j reaches a shared component of its own unit alone
+        lone = [s for s, is_full in zip(units, full) if not is_full]
+        stacked, *alone = adjoint.sweep(cell, p, path, 1, [stack, *lone])
+    else:
+        (stacked,) = adjoint.sweep(cell, p, path, 1, [stack])
+        alone = [of_shared(cell, p, path, r) for r, is_full in enumerate(full) if not is_full]
     swept = [Swept(*each) for each in zip(stacked.da, parts_of(stacked.dc_0), stacked.dtheta)]
     rest, alone = iter(swept[len(entering) :]), iter(alone)
     return swept[: len(entering)] + [next(rest) if is_full else next(alone) for is_full in full]
+
+
+def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
+    """The seed of a shared component r, whose own factor is all it meets: ∂c^K/∂c^t = Π_{s>t} D^s,
+    one number for all units. No sweep is needed."""
+    one = lambda x: x[..., :1]  # noqa: E731
+    unit = cell._replace(constants={k: one(v) for k, v in cell.constants.items()})
+    c_tm1, a = jax.tree.map(one, (path.c_tm1, path.a))
+    D, B, _ = jac.implicit_blocks(unit, p, c_tm1, a)
+    ones = jnp.ones_like(jac.floats(c_tm1)[r][:1])
+    later = jnp.zeros_like(ones) if D[r][r] is None else jnp.cumprod(D[r][r][::-1], 0)[::-1]
+    after_t = jnp.concatenate([jnp.broadcast_to(later, jac.floats(c_tm1)[r].shape)[1:], ones])
+    da = {g: None if b is None else b * after_t for g, b in B[r].items()}
+    return Swept(da, tuple(later[0] if i == r else None for i in range(len(D))), {})
 
 
 def first_unit(s: Swept) -> Swept:

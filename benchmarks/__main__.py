@@ -1,0 +1,8 @@
+"""`make bench`: all benchmarks but the peers', each in a process of its own."""
+
+import subprocess
+import sys
+
+for name in ("rules", "scaling", "fidelity"):
+    print(f"== {name}", flush=True)
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=True)
