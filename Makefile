@@ -43,4 +43,4 @@ fuzz: .venv/.test
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv out dist
+	rm -rf .venv .venv-peers out dist
