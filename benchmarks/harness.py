@@ -64,7 +64,7 @@ def measure(title, functions, args, repeats=7):
 def relative_error(got, wanted):
     """|got − wanted| / |wanted| over all leaves, in float64."""
     pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(wanted)))
-    square = lambda xs: sum(float((x.astype("float64") ** 2).sum()) for x in xs)  # noqa: E731
+    square = lambda xs: sum(float((x.astype("float64") ** 2).sum()) for x in xs)
     return (
         square([a.astype("float64") - b.astype("float64") for a, b in pairs])
         / square([b for _, b in pairs])

@@ -52,6 +52,21 @@ IN_T = [
 ]
 
 
+def figure(rows, path):
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    for row, marker in zip(rows, "osD^v"):
+        for ax, what in zip(axes, ("us a step", "temp_MB")):
+            ax.loglog(row["sizes"], row[what], marker=marker, label=row["rule"], base=2)
+    for ax, label in zip(axes, ("time a step (μs)", "temporary memory (MB)")):
+        ax.set(xlabel="units n", ylabel=label)
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    fig.tight_layout()
+    fig.savefig(path, dpi=120)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the two smallest sizes only")
@@ -72,6 +87,7 @@ def main():
                 "paper's memory": memory_paper,
                 "us a step": [round(1e6 * s, 1) for s in seconds],
                 "temp_MB": [round(t / 1e6, 2) for t in temp],
+                "sizes": sizes,
             }
         )
         print(what, rows[-1]["us a step"], flush=True)
@@ -96,6 +112,10 @@ def main():
     columns = ["rule", "against", "time", "paper", "ej.cost", "memory", "paper's memory"]
     columns += ["us a step", "temp_MB"]
     harness.write("scaling", rows, columns, __doc__.split("\n\n")[2].replace("\n", " "))
+    try:
+        figure([row for row in rows if "sizes" in row], harness.OUT / "scaling.png")
+    except ImportError:
+        print("no figure: matplotlib is not installed")
 
 
 if __name__ == "__main__":

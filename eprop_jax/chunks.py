@@ -180,7 +180,7 @@ class Before(NamedTuple):
 
     @staticmethod
     def of(spec: RuleSpec, params: dict, carry: Carry) -> Before:
-        unpack = lambda tree: tr.unpack(params["cell"], carry.state.c, tree)  # noqa: E731
+        unpack = lambda tree: tr.unpack(params["cell"], carry.state.c, tree)
         if spec.order is None:
             return Before([], [unpack(carry.alpha)], False)
         return Before(unpack(carry.epsilon), [unpack(b) for b in carry.beta], spec.order > 1)
@@ -191,7 +191,7 @@ class Before(NamedTuple):
             return [local(dc_0, x) for x in self.local] or [ends(dc_0, x) for x in self.ends[0]]
         n_grades = len(self.ends) + 1
         grade = grade % n_grades
-        of = lambda u: tuple(None if dc is None else dc[u] for dc in dc_0)  # noqa: E731
+        of = lambda u: tuple(None if dc is None else dc[u] for dc in dc_0)
         out = [local(of(grade), x) for x in self.local]
         for s in range(1, grade + 1):
             more = [ends(of(grade - s), x) for x in self.ends[s - 1]]
@@ -209,7 +209,7 @@ class Before(NamedTuple):
     def ends_after(self, s: Swept, layers: Layers, p: dict, c: Any, jumps: int | None) -> Any:
         """β⁽ʲᵘᵐᵖˢ⁾ (or α, for None) after the chunk; the seeds were all components at all units."""
         if jumps is not None:
-            pick = lambda x: None if x is None else x[:, jumps]  # noqa: E731
+            pick = lambda x: None if x is None else x[:, jumps]
             s = s._replace(
                 da={g: pick(x) for g, x in s.da.items()},
                 dtheta={k: None if x is None else x[jumps] for k, x in s.dtheta.items()},
@@ -220,6 +220,8 @@ class Before(NamedTuple):
         d = len(was[0])
 
         def components(x, like):
+            if x is None:
+                return like
             n = x.shape[1] // d
             each = [x[:, r * n : (r + 1) * n] for r in range(d)]
             return tuple(None if S is None else y for y, S in zip(each, like))
@@ -336,7 +338,7 @@ def together(
 def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
     """The seed of a shared component r, whose own factor is all it meets: ∂c^K/∂c^t = Π_{s>t} D^s,
     one number for all units. No sweep is needed."""
-    one = lambda x: x[..., :1]  # noqa: E731
+    one = lambda x: x[..., :1]
     unit = cell._replace(constants={k: one(v) for k, v in cell.constants.items()})
     c_tm1, a = jax.tree.map(one, (path.c_tm1, path.a))
     D, B, _ = jac.implicit_blocks(unit, p, c_tm1, a)
@@ -349,7 +351,7 @@ def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
 
 def first_unit(s: Swept) -> Swept:
     """One read-out unit for all, where all are the same."""
-    one = lambda x: None if x is None else x[..., :1]  # noqa: E731
+    one = lambda x: None if x is None else x[..., :1]
     return Swept(
         {g: one(x) for g, x in s.da.items()},
         tuple(one(x) for x in s.dc_0),

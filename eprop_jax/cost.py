@@ -61,14 +61,14 @@ def cost(
         raise TypeError(f"rule: got {type(rule).__name__}, wanted one of the library's rules")
     batch_shape = checks.batch(batch_shape)
     K = None if chunk is None else checks.size("chunk", chunk)
+    carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)  # refuses wrong params
     spec, p = rule.spec, params["cell"]
     B, n, n_out = math.prod(batch_shape), spec.network.cell.n_units, spec.network.readout.n_out
-    carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)
     trace_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
 
     P = sum(w.size for line in ("w_in", "w_rec") for w in jax.tree.leaves(p.get(line, {})))
     recurrent = sum(w.size for w in jax.tree.leaves(p.get("w_rec", {})))
-    gates = len(set().union(*(jac.as_gates(p[k]) for k in ("w_in", "w_rec", "bias") if k in p)))
+    gates = len(jac.gate_names(p))
     d = len(jac.floats(carry.state.c))
     order, traced = spec.order, carry.gamma != () and K is not None
 

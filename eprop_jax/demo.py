@@ -430,6 +430,6 @@ def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> 
     strength = np.where(np.eye(n, dtype=bool), 0.0, np.abs(e).sum((0, 1)))
     post = np.argsort(strength.max(0))[::-1][:3]
     synapses = [(int(strength[:, j].argmax()), int(j)) for j in post]
-    in_turn = lambda x: np.swapaxes(np.asarray(x), 0, 1).reshape(-1, *x.shape[2:])  # noqa: E731
+    in_turn = lambda x: np.swapaxes(np.asarray(x), 0, 1).reshape(-1, *x.shape[2:])
     traces = np.stack([in_turn(e[:, :, i, j]) for i, j in synapses], 1)
     return Recording(in_turn(h), traces, synapses, xs.shape[0], [int(k) for k in labels])

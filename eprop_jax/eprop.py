@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eprop_jax import chunks, recursions, rules
+from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State
 
@@ -64,7 +65,7 @@ def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     """ε = 0 and γ = 0: no path has started."""
     cell, p, c = spec.network.cell, params["cell"], state.c
     return {
-        "epsilon": tr.zeros(cell, p, c, recursions.structure(cell, p, c), batch),
+        "epsilon": tr.zeros(cell, p, c, jac.structure(cell, p, c), batch),
         "gamma": recursions.zeros(spec, params, state, batch),
     }
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eprop_jax.base import Array, Cell, Maybe, PyTree, Readout
 
@@ -66,7 +67,7 @@ def implicit_blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> tup
     z = {"theta": theta(cell, params), "c": c_tm1, "a": as_gates(a_t)}
 
     def dynamics(z_j):
-        return floats(cell.dynamics(z_j["theta"], z_j["c"], of_gates(z_j["a"])))
+        return floats(_next_state(cell, z_j["theta"], z_j["c"], of_gates(z_j["a"])))
 
     leaf = _leaf_numbers(z)
     by_c = [jax.tree.leaves(leaf["c"])[i] for i in float_positions(c_tm1)]
@@ -145,10 +146,62 @@ def _never_reached(tangents: Callable, z_j: dict, dots: list) -> list[list[bool]
     return rows
 
 
+def gate_names(params: dict) -> list[str]:
+    """The names of a layer's drives."""
+    lines = ("w_in", "w_rec", "bias", "w_out")
+    return sorted(set().union(*(as_gates(params[k]) for k in lines if k in params)))
+
+
+def structure(cell: Cell, params: dict, c: PyTree) -> Blocks:
+    """Blocks whose Nones are those of any step (their values mean nothing)."""
+    drive = of_gates(dict.fromkeys(gate_names(params), floats(c)[0]))
+    return blocks(cell, params, c, drive, c)
+
+
+def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]:
+    """For each component that a cell calls shared: what its own factor, or its drive's, depends on
+    that differs by unit (state, drive, trained or unequal values), or which others it reads."""
+    z = {"theta": theta(cell, params), "c": c}
+    z["a"] = dict.fromkeys(gate_names(params), floats(c)[0])
+    equal = {k for k, v in cell.constants.items() if not np.ptp(np.asarray(v))}
+    leaf = _leaf_numbers(z)
+    by_c = [jax.tree.leaves(leaf["c"])[i] for i in float_positions(c)]
+    wanted = [*by_c, *leaf["a"].values()]
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(z)]
+    allowed = {f"['theta']['{k}']" for k in equal}
+
+    def rows(z_j):
+        leaves = jax.tree.leaves(z_j)
+
+        def column(i):
+            def of_one(s):
+                filled = [*leaves[:i], s, *leaves[i + 1 :]]
+                z_s = jax.tree.unflatten(jax.tree.structure(z), filled)
+                return floats(_next_state(cell, z_s["theta"], z_s["c"], of_gates(z_s["a"])))
+
+            return jax.jacfwd(of_one)(leaves[i])
+
+        columns = [column(i) for i in wanted]
+        return [[column[r] for column in columns] for r in range(len(by_c))]
+
+    jaxpr = jax.make_jaxpr(rows)(one).jaxpr
+    found, per_row = {}, len(wanted)
+    for r in shared_positions(cell, c):
+        needed = {v for v in jaxpr.outvars[r * per_row : (r + 1) * per_row] if not hasattr(v, "val")}
+        for eqn in reversed(jaxpr.eqns):
+            if needed & set(eqn.outvars):
+                needed |= {v for v in eqn.invars if not hasattr(v, "val")}
+        found[r] = [n for n, v in zip(names, jaxpr.invars) if v in needed and n not in allowed]
+        D = structure(cell, params, c).D[r]
+        found[r] += [f"component {i}" for i, x in enumerate(D) if i != r and x is not None]
+    return found
+
+
 def narrow(cell: Cell, J: Blocks, c: PyTree) -> Blocks:
     """Rows of D and B that are the same for all units, one number for all: [..., 1]."""
     shared = shared_positions(cell, c)
-    one = lambda x: None if x is None else x[..., :1]  # noqa: E731
+    one = lambda x: None if x is None else x[..., :1]
     D = tuple(tuple(map(one, row)) if r in shared else row for r, row in enumerate(J.D))
     B = tuple(
         {g: one(x) for g, x in row.items()} if r in shared else row for r, row in enumerate(J.B)
@@ -179,7 +232,12 @@ def dynamics(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> PyTree:
     """c^t of all units."""
     z = {"theta": theta(cell, params), "c": c_tm1, "a": a_t}
     n_lead = jax.tree.leaves(c_tm1)[0].ndim - 1
-    return over_units(lambda z: cell.dynamics(z["theta"], z["c"], z["a"]), z, n_lead)
+    return over_units(lambda z: _next_state(cell, z["theta"], z["c"], z["a"]), z, n_lead)
+
+
+def _next_state(cell: Cell, theta_j: dict, c_j: PyTree, a_j: PyTree) -> PyTree:
+    """c_j^t, as arrays also where the user's function returns Python numbers."""
+    return jax.tree.map(jnp.asarray, cell.dynamics(theta_j, c_j, a_j))
 
 
 def output(cell: Cell, params: dict, c_t: PyTree) -> Array:

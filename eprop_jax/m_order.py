@@ -21,6 +21,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from eprop_jax import checks, chunks, recursions, rules
+from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State
 from eprop_jax.eprop import init_traces as first_order_traces
@@ -75,7 +76,7 @@ def m_order_eprop(
 def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     """ε = β⁽ˢ⁾ = 0 and γ = 0: no path has started."""
     cell, p, c = spec.network.cell, params["cell"], state.c
-    ends = tr.zeros(cell, p, c, recursions.structure(cell, p, c), batch, cell.n_units)
+    ends = tr.zeros(cell, p, c, jac.structure(cell, p, c), batch, cell.n_units)
     beta = (ends,) * (spec.order - 1)
     return {**first_order_traces(spec, params, state, batch), "beta": beta}
 

@@ -39,7 +39,7 @@ class Moment(NamedTuple):
 def moment(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> Moment:
     """All that the paper's equations name at time t, for a chunk of one step."""
     net, run = spec.network, chunk.run
-    now = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    now = lambda tree: jax.tree.map(lambda x: x[0], tree)
     p, p_out = params["cell"], params["readout"]
     J = jac.blocks(net.cell, p, run.c_0, now(run.a), run.c_K)
     own = jac.narrow(net.cell, J, run.c_0)
@@ -76,20 +76,11 @@ def is_filtered(spec: RuleSpec) -> bool:
 # -- carries as lists -----------------------------------------------------------------------------
 
 
-def structure(cell, params: dict, c) -> jac.Blocks:
-    """Blocks whose Nones are those of any step (their values mean nothing)."""
-    gates = set().union(
-        *(jac.as_gates(params[k]) for k in ("w_in", "w_rec", "bias", "w_out") if k in params)
-    )
-    drive = jac.of_gates(dict.fromkeys(sorted(gates), jac.floats(c)[0]))
-    return jac.blocks(cell, params, c, drive, c)
-
-
 def zeros(spec: RuleSpec, params: dict, state: State, batch: int) -> Gamma:
     """The read-out's traces before the first step."""
     p, p_out = params["cell"], params["readout"]
     readout = jac.as_cell(spec.network.readout)
-    own = tr.zeros(readout, p_out, state.y, structure(readout, p_out, state.y), batch)
+    own = tr.zeros(readout, p_out, state.y, jac.structure(readout, p_out, state.y), batch)
     ends = 1 if is_filtered(spec) else spec.network.readout.n_out
     cell = jax.tree.map(lambda w: jnp.zeros((batch, ends, *w.shape), state.y.dtype), p)
     return Gamma(own, cell)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks, feedback, forward
 from eprop_jax import jacobians as jac
+from eprop_jax import traces as tr
 from eprop_jax.base import (
     Array,
     Carry,
@@ -127,17 +128,32 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
 
 def check_unit(net: Network, params: dict) -> None:
     """The cell's and the read-out's one-unit functions, tried on shapes alone."""
-    for layer, p in ((net.cell, params["cell"]), (jac.as_cell(net.readout), params["readout"])):
-        p = jax.eval_shape(lambda p: jax.tree.map(lambda x: x.astype(compute_dtype(p)), p), p)
-        c = jax.eval_shape(lambda layer=layer, p=p: layer.initial_state(p, ()))
-        c = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), c)
-        scalar = jax.ShapeDtypeStruct((), compute_dtype(p))
-        values = jax.eval_shape(lambda p, layer=layer: jac.theta(layer, p), p)
-        values = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), values)
-        gates = set().union(
-            *(jac.as_gates(p[k]) for k in ("w_in", "w_rec", "bias", "w_out") if k in p)
-        )
-        checks.unit_functions(layer, c, jac.of_gates({g: scalar for g in gates}), values)
+    for layer, name in ((net.cell, "cell"), (jac.as_cell(net.readout), "readout")):
+        p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), params[name])
+        c = layer.initial_state(p, (1,))
+        scalar = lambda x: jax.ShapeDtypeStruct((), x.dtype)
+        drive = jac.of_gates(dict.fromkeys(jac.gate_names(p), scalar(jac.floats(c)[0])))
+        values = jax.tree.map(scalar, jac.theta(layer, p))
+        checks.unit_functions(layer, jax.tree.map(scalar, c), drive, values)
+        J = jac.structure(layer, p, c)
+        lines = dict.fromkeys(("w_in", "w_rec", "w_out"))
+        for (path, _), source in zip(
+            jax.tree.leaves_with_path(p), tr.sources(p, J, lines), strict=True
+        ):
+            alive = tr.reached(J, source, "w_rec" in p)
+            if source.xi is None and all(J.psi[c] is None for c in alive):
+                raise ValueError(
+                    f"params['{name}']{jax.tree_util.keystr(path)}: the output's derivative with "
+                    "respect to it is zero whatever the values are (dynamics or output does not "
+                    "read it, or reads it through a step function without a surrogate); wanted a "
+                    "parameter that can be trained"
+                )
+        for r, reasons in jac.unit_dependence(layer, p, c).items():
+            if reasons:
+                raise ValueError(
+                    f"shared: got component {r}, whose derivatives depend on {', '.join(reasons)}; "
+                    "wanted one that has the same derivatives for all units"
+                )
 
 
 def compute(net: Network, params: dict) -> dict:

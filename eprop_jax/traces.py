@@ -128,5 +128,5 @@ def unpack(params: dict, c: PyTree, tree: PyTree) -> list[Trace]:
     positions = jac.float_positions(c)
     states = jax.tree.structure(params).flatten_up_to(tree)
     flat = [jax.tree.structure(c).flatten_up_to(state) for state in states]
-    absent = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    absent = lambda leaf: isinstance(leaf, tuple)
     return [tuple(None if absent(x[i]) else x[i] for i in positions) for x in flat]

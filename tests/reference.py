@@ -168,7 +168,7 @@ def total_loss(cell, readout, params, xs, ys, loss, *, activity=None, **options)
 
     def of_sequence(x, target):
         y, h = unroll(cell, readout, params, x, **options)
-        total = sum(loss(y[t], jax.tree.map(lambda a: a[t], target)) for t in range(len(x)))  # noqa: B023
+        total = sum(loss(y[t], jax.tree.map(lambda a: a[t], target)) for t in range(len(x)))
         return total if activity is None else total + activity(jnp.mean(h, 0))
 
     def flat(a):

@@ -128,7 +128,7 @@ def test_shared_components_are_what_jacfwd_says(cell):
     cell = cell(2, 4)
     assert cell.shared
     params = jax.tree.map(lambda p: p + 0.3, cell.init(jax.random.key(0)))
-    draw = lambda x: x + 0.1 * jnp.arange(4.0)  # noqa: E731
+    draw = lambda x: x + 0.1 * jnp.arange(4.0)
     c = jax.tree.map(draw, cell.initial_state(params, ()))
     J = ej.jacobians.blocks(cell, params, c, jnp.arange(4.0), c)
     for r in ej.jacobians.shared_positions(cell, c):
@@ -276,7 +276,7 @@ ACTIVITY = {
 def test_the_activity_loss_is_a_loss_on_the_windows_mean(name):
     p = problem("alif, all trained", "leaky", T=5)
     activity = ej.losses.firing_rate(0.1, strength=20.0)
-    by_hand = lambda f: 10.0 * jnp.sum((f - 0.1) ** 2)  # noqa: E731
+    by_hand = lambda f: 10.0 * jnp.sum((f - 0.1) ** 2)
     loss, grads = ej.value_and_grad(ACTIVITY[name](p.net, activity))(p.params, p.xs, p.ys)
     wanted_loss, wanted = p.reference(order=ORDER[name], activity=by_hand)
     assert float(loss) == pytest.approx(float(wanted_loss), rel=1e-12)

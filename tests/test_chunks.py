@@ -188,8 +188,8 @@ def test_vmap_over_seeds(chunk):
     loss, grads = jax.vmap(f, in_axes=(0, None, None))(many, p.xs, p.ys)
     assert loss.shape == (3,)
     for i in range(3):
-        one = f(jax.tree.map(lambda x: x[i], many), p.xs, p.ys)[1]  # noqa: B023
-        ref.assert_same(jax.tree.map(lambda x: x[i], grads), one)  # noqa: B023
+        one = f(jax.tree.map(lambda x: x[i], many), p.xs, p.ys)[1]
+        ref.assert_same(jax.tree.map(lambda x: x[i], grads), one)
 
 
 def test_vmap_over_the_batch_is_the_native_batch():
@@ -233,7 +233,7 @@ def test_a_sequence_is_compiled_once_for_one_shape(chunk):
     traced = len(calls)
     assert traced > 0
     for scale in (1.0, 2.0, 3.0):
-        f(jax.tree.map(lambda w: w * scale, p.params), scale * p.xs, p.ys)  # noqa: B023
+        f(jax.tree.map(lambda w: w * scale, p.params), scale * p.xs, p.ys)
     assert len(calls) == traced
     f(p.params, p.xs[:, :1], p.ys[:, :1])
     assert len(calls) > traced

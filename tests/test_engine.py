@@ -31,7 +31,7 @@ def drawn(cell, seed=0, batch=5):
     """A state and a drive of plausible size, for many units and examples."""
     params = cell.init(jax.random.key(seed))
     keys = iter(jax.random.split(jax.random.key(seed + 1), 20))
-    draw = lambda x: jax.random.normal(next(keys), x.shape) if x.dtype != jnp.int32 else x  # noqa: E731
+    draw = lambda x: jax.random.normal(next(keys), x.shape) if x.dtype != jnp.int32 else x
     c = jax.tree.map(draw, cell.initial_state(params, (batch,)))
     gates = set().union(
         *(jac.as_gates(params[k]) for k in ("w_in", "w_rec", "bias") if k in params)
@@ -63,7 +63,7 @@ def test_blocks_are_jacfwd_of_one_unit(name):
     J = jac.blocks(cell, params, c, a, c)
     values = jac.theta(cell, params)
     for b, j in ((0, 0), (3, 2)):
-        at = lambda tree, b=b, j=j: jax.tree.map(lambda x: x[b, j], tree)  # noqa: E731
+        at = lambda tree, b=b, j=j: jax.tree.map(lambda x: x[b, j], tree)
         theta_j, leaves = {k: v[j] for k, v in values.items()}, jax.tree.leaves(at(c))
         where = jac.float_positions(c)
 
@@ -150,7 +150,7 @@ def test_cost_counts_the_carry_and_grows_as_the_paper_says():
         assert predicted.trace_bytes == sum(x.nbytes for x in jax.tree.leaves(carry))
         return predicted.multiply_adds
 
-    growth = lambda rule, **k: np.log2(cost(rule, 64, **k) / cost(rule, 32, **k))  # noqa: E731
+    growth = lambda rule, **k: np.log2(cost(rule, 64, **k) / cost(rule, 32, **k))
     assert growth(ej.eprop) == pytest.approx(2, abs=0.15)  # O(p) = O(n²) a step
     assert growth(ej.rtrl) == pytest.approx(4, abs=0.15)  # O(p²) = O(n⁴)
     cubic = np.log2(cost(ej.rtrl, 64, chunk=128) / cost(ej.rtrl, 32, chunk=64))

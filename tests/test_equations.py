@@ -275,9 +275,9 @@ def test_eq_7_and_33_are_what_eprop_carries(name, K):
             wanted = sum(eq.readout_implicit_variable(d, k, j, t) for j in range(N))
             if net.readout.shared:  # Eq. 39: γ^{t,k} = w_jk F_κ(e)
                 w_k = w_out[:, k]
-                of_k = jax.tree.map(lambda x: x[0] * w_k.reshape((1,) * (x.ndim - 2) + (N,)), gamma)  # noqa: B023
+                of_k = jax.tree.map(lambda x: x[0] * w_k.reshape((1,) * (x.ndim - 2) + (N,)), gamma)
             else:
-                of_k = jax.tree.map(lambda x: x[k], gamma)  # noqa: B023
+                of_k = jax.tree.map(lambda x: x[k], gamma)
             close(flat(of_k)[exists], wanted[exists])
 
 

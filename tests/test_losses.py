@@ -65,7 +65,7 @@ def test_a_masked_loss_counts_only_the_chosen_steps():
     mask = jnp.zeros((4, 2)).at[-1].set(1.0)
     rule = ej.bptt(p.net, ej.losses.masked(ej.losses.squared_error))
     loss, grads = ej.value_and_grad(rule)(p.params, p.xs, (p.ys, mask))
-    last = lambda y, target: target[1] * ref.squared_error(y, target[0])  # noqa: E731
+    last = lambda y, target: target[1] * ref.squared_error(y, target[0])
     wanted_loss, wanted = p.reference(last, ys=(p.ys, mask))
     assert float(loss) == pytest.approx(float(wanted_loss), rel=1e-12)
     ref.assert_same(grads, wanted)

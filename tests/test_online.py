@@ -19,7 +19,7 @@ def problem():
 
 
 def distance(a, b):
-    square = lambda tree: sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(tree))  # noqa: E731
+    square = lambda tree: sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(tree))
     return (square(jax.tree.map(jnp.subtract, a, b)) / square(b)) ** 0.5
 
 
@@ -67,7 +67,7 @@ def test_online_update_is_not_the_batch_update(problem):
     batch = jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)
     moved = jax.tree.map(jnp.subtract, batch, params)
     gap = jax.tree.map(jnp.subtract, state.params, batch)
-    norm = lambda tree: float(optax.tree.norm(tree))  # noqa: E731
+    norm = lambda tree: float(optax.tree.norm(tree))
     assert norm(gap) > 1e-2 * norm(moved)
 
 
