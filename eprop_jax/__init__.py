@@ -1,6 +1,17 @@
 """eprop_jax: write the neuron, get every learning rule."""
 
-from eprop_jax import cells, feedback, jacobians, losses, readouts, surrogates
+from eprop_jax import (
+    cells,
+    encodings,
+    equations,
+    feedback,
+    hybrids,
+    jacobians,
+    losses,
+    readouts,
+    surrogates,
+    tasks,
+)
 from eprop_jax.base import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
 from eprop_jax.bptt import bptt
 from eprop_jax.compare import compare, fidelity
@@ -25,9 +36,12 @@ __all__ = [
     "cells",
     "compare",
     "cost",
+    "encodings",
     "eprop",
+    "equations",
     "feedback",
     "fidelity",
+    "hybrids",
     "jacobians",
     "losses",
     "m_order_eprop",
@@ -35,5 +49,6 @@ __all__ = [
     "readouts",
     "rtrl",
     "surrogates",
+    "tasks",
     "value_and_grad",
 ]

@@ -53,11 +53,11 @@ class Seed(NamedTuple):
 class Swept(NamedTuple):
     """What a sweep finds, for one seed."""
 
-    da: dict[str, Maybe]
+    da: Any
     """∂̃a^t, {gate: [K, *lead, B, n]}"""
     dc_0: tuple[Maybe, ...]
     """∂̃c⁰, the co-state before the chunk, by component: [*lead, B, n]"""
-    dtheta: dict[str, Maybe]
+    dtheta: Any
     """Σ_t over the chunk of what reaches θ_j, {name: [*lead, B, n]}"""
 
 
@@ -71,7 +71,7 @@ def sweep(
     def jump(da):
         """Σ_k ∂̃a_k w_jk, one grade up: what arrives at h^t from step t + 1."""
         found = [da[g] for g in w_rec if da[g] is not None]
-        if not found:
+        if w is None or not found:
             return None
         nothing = jnp.zeros_like(found[0])
         da = jnp.concatenate([nothing if da[g] is None else da[g] for g in w_rec], -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,12 @@ def names(name: str, chosen, allowed) -> tuple[str, ...]:
     return tuple(chosen)
 
 
+def flag(name: str, value) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {value!r}, wanted True or False")
+    return bool(value)
+
+
 def one_of(name: str, value, allowed) -> str:
     if value not in allowed:
         raise ValueError(f"{name}: got {value!r}, wanted one of {tuple(allowed)}")
@@ -140,6 +147,11 @@ def parameters(params, expected, feedback_shape: tuple[int, int] | None, rule: s
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"params{path}: got dtype {dtype}, wanted a floating dtype")
+    if jax.tree.structure(params) != jax.tree.structure(expected):
+        raise TypeError(
+            f"params: got the tree {jax.tree.structure(params)}, wanted plain dicts, as net.init "
+            f"gives: {jax.tree.structure(expected)}"
+        )
     dtypes = {str(_dtype(leaf)) for leaf in got.values()}
     if len(dtypes) > 1:
         raise TypeError(f"params: got the dtypes {sorted(dtypes)}, wanted one dtype for all leaves")
@@ -261,7 +273,7 @@ def unit_functions(cell, c, a, theta) -> None:
         raise ValueError(f"output: got {h}, wanted one floating scalar, h_j")
 
 
-def _by_path(tree) -> dict[str, object]:
+def _by_path(tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 

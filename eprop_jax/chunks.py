@@ -330,7 +330,9 @@ def together(
     else:
         (stacked,) = adjoint.sweep(cell, p, path, 1, [stack])
         alone = [of_shared(cell, p, path, r) for r, is_full in enumerate(full) if not is_full]
-    swept = [Swept(*each) for each in zip(stacked.da, parts_of(stacked.dc_0), stacked.dtheta)]
+    # `keep` has cut the first and the last of the three into parts already.
+    cuts = zip(stacked.da, parts_of(stacked.dc_0), stacked.dtheta)
+    swept = [Swept(*each) for each in cuts]
     rest, alone = iter(swept[len(entering) :]), iter(alone)
     return swept[: len(entering)] + [next(rest) if is_full else next(alone) for is_full in full]
 

@@ -74,7 +74,7 @@ def fidelity(g: PyTree, reference: PyTree) -> Fidelity:
     return Fidelity(
         dot / jnp.maximum(norm * ref, tiny),
         jnp.sqrt(diff) / jnp.maximum(ref, tiny),
-        same.astype(norm.dtype) / jnp.maximum(count, 1).astype(norm.dtype),
+        jnp.asarray(same, norm.dtype) / jnp.maximum(count, 1).astype(norm.dtype),
         norm / jnp.maximum(ref, tiny),
     )
 
@@ -126,6 +126,9 @@ def compare(
 
     if not isinstance(reference, LearningRule):
         raise TypeError(f"reference: got {type(reference).__name__}, wanted an ej.LearningRule")
+
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: got {type(params).__name__}, wanted the dict that net.init gives")
 
     def gradient(rule: LearningRule) -> dict[str, Array]:
         reads = rule.spec is None or rule.spec.feedback != "symmetric"

@@ -70,13 +70,13 @@ def cost(
     recurrent = sum(w.size for w in jax.tree.leaves(p.get("w_rec", {})))
     gates = len(jac.gate_names(p))
     d = len(jac.floats(carry.state.c))
-    order, traced = spec.order, carry.gamma != () and K is not None
+    order, traced = spec.order, carry.gamma != ()
 
     work = 2 * B * P + 3 * B * n * n_out  # forward and gradient, of cell and read-out
     work += B * recurrent * (1 if order is None else order - 1)
     floats = jnp.dtype(compute_dtype(params)).itemsize * B
     kept = floats * (n * (d + 2 * gates + 1) + 4 * n_out)
-    if traced:
+    if traced and K is not None:
         # Scanned, a trace of width 1 is free.
         local = sum(x.size for x in jax.tree.leaves((carry.epsilon, carry.gamma.cell)))
         if order == 1:

@@ -1,6 +1,7 @@
 """Learning signals: which weights carry ∂L/∂y_k back to unit j (Eq. 40: L_j = Σ_k B_jk ∂L/∂y_k).
 
-symmetric: B is the read-out's own w^out. random: B is fixed. adaptive: B starts random and gets the
+symmetric: B is the read-out's own w^out. random: B is fixed (its gradient is zero; an optimiser that
+decays weights moves it all the same, unless told not to). adaptive: B starts random and gets the
 same updates as w^out (Bellec et al. 2020). B [n, n_out] stands in params["feedback"], where any
 optimiser treats it like the rest. Only the cell's gradient sees B; the read-out's own is exact.
 """

@@ -10,7 +10,7 @@ that a block is a separate contiguous array [..., n] and nothing has a small tra
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -188,7 +188,9 @@ def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]
     jaxpr = jax.make_jaxpr(rows)(one).jaxpr
     found, per_row = {}, len(wanted)
     for r in shared_positions(cell, c):
-        needed = {v for v in jaxpr.outvars[r * per_row : (r + 1) * per_row] if not hasattr(v, "val")}
+        needed = {
+            v for v in jaxpr.outvars[r * per_row : (r + 1) * per_row] if not hasattr(v, "val")
+        }
         for eqn in reversed(jaxpr.eqns):
             if needed & set(eqn.outvars):
                 needed |= {v for v in eqn.invars if not hasattr(v, "val")}
@@ -269,7 +271,7 @@ def as_gates(a: PyTree) -> dict[str, Array]:
     return a if isinstance(a, dict) else {ONE_DRIVE: a}
 
 
-def of_gates(gates: dict[str, Array]) -> PyTree:
+def of_gates(gates: dict[str, Any]) -> PyTree:
     return gates[ONE_DRIVE] if set(gates) == {ONE_DRIVE} else gates
 
 

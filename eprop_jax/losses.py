@@ -46,7 +46,7 @@ def softmax_cross_entropy(y: Array, target: Array) -> Array:
 
     Args:
       y: logits, [n_out].
-      target: integer [], or floating [n_out].
+      target: integer [] (a class outside 0 … n_out − 1 gives NaN), or floating [n_out].
 
     Raises:
       ValueError: if the target is neither.
@@ -58,7 +58,9 @@ def softmax_cross_entropy(y: Array, target: Array) -> Array:
     target = jnp.asarray(target)
     log_p = jax.nn.log_softmax(y)
     if target.shape == () and jnp.issubdtype(target.dtype, jnp.integer):
-        return -jnp.sum(jnp.where(jnp.arange(y.shape[0]) == target.astype(int), log_p, 0.0))
+        chosen = jnp.arange(y.shape[0]) == target.astype(int)
+        # A class that does not exist must not pass as a loss of zero.
+        return jnp.where(jnp.any(chosen), -jnp.sum(jnp.where(chosen, log_p, 0.0)), jnp.nan)
     if target.shape != y.shape:
         raise ValueError(
             f"ys: got a target {target.dtype}{list(target.shape)} for one example and step, wanted "
@@ -75,6 +77,7 @@ def masked(loss: Loss) -> Loss:
 
     Raises:
       TypeError: if `loss` is no function, or the target no pair.
+      ValueError: if the mask of one example and step is no scalar.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> loss = ej.losses.masked(ej.losses.squared_error)
@@ -86,10 +89,16 @@ def masked(loss: Loss) -> Loss:
     def weighted(y, target):
         if not isinstance(target, tuple) or len(target) != 2:
             raise TypeError(
-                f"ys: got {type(target).__name__}, wanted the pair (target, mask) of a masked loss"
+                f"ys: got {'an array' if hasattr(target, 'dtype') else type(target).__name__}, "
+                "wanted the pair (target, mask) of a masked loss"
             )
         target, mask = target
         mask = jnp.asarray(mask).astype(y.dtype)
+        if mask.shape != ():
+            raise ValueError(
+                f"ys: got a mask of shape {list(mask.shape)} for one example and step, wanted [], "
+                "the second of the pair (target, mask)"
+            )
         # A step that does not count may hold NaN, which must not reach the gradient.
         target = jax.tree.map(lambda x: jnp.where(mask == 0, jnp.zeros_like(x), x), target)
         return mask * jnp.sum(loss(y, target))

@@ -40,7 +40,7 @@ def m_order_eprop(
     for a trained parameter that `output` reads, such as a threshold: h^0 depends on it already).
 
     Each further order keeps one more explicit jump h^{t-1} → c^t, and reaches synapses one hop
-    further from the read-out. Over a whole sequence it costs about m times BPTT and no trace; run
+    further from the read-out. Over a whole sequence it costs less than m times BPTT and no trace; run
     causally, chunk by chunk, it holds m − 1 traces of RTRL's size.
 
     Args:

@@ -90,6 +90,10 @@ def online(
         return state, StepOutput(loss, grads, *outputs)
 
     def step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:
+        if not isinstance(state, OnlineState):
+            raise TypeError(
+                f"state: got {type(state).__name__}, wanted what this learner's init gave"
+            )
         if rule.spec is not None:  # refuse before tracing
             batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in)
             checks.carry(state.carry, batch, rule.spec.network.readout.n_out)

@@ -53,7 +53,11 @@ def custom(
     """
     n, n_out = checks.size("n_units", n_units), checks.size("n_out", n_out)
     checks.is_callable("dynamics", dynamics)
+    if np.shape(y_0) != ():
+        raise ValueError(f"y_0: got shape {list(np.shape(y_0))}, wanted a number")
     checks.finite("y_0", y_0)
+    checks.flag("bias", bias)
+    checks.flag("shared", shared)
     checks.nonnegative("gain", gain)
     theta = {k: checks.per_unit(f"theta[{k!r}]", v, n_out) for k, v in (theta or {}).items()}
     constants = {
@@ -98,7 +102,7 @@ def leaky(
     n_units: int,
     n_out: int,
     *,
-    tau: Any = 20.0,
+    tau: Any = None,
     kappa: Any = None,
     dt: float = 1.0,
     scale_input: bool = False,
@@ -110,7 +114,7 @@ def leaky(
 
     Args:
       n_units, n_out: the layer's units, the read-out's units.
-      tau: time constant in ms, a number or [n_out]; κ = exp(−dt/τ).
+      tau: time constant in ms, a number or [n_out] (default 20); κ = exp(−dt/τ).
       kappa: κ itself in [0, 1), instead of `tau`.
       dt: step in ms.
       scale_input: True multiplies the drive by (1−κ) (NEST, Bellec et al. 2020).
@@ -124,6 +128,7 @@ def leaky(
     >>> ej.readouts.leaky(n_units=4, n_out=2, tau=20.0).shared
     True
     """
+    checks.flag("scale_input", scale_input)
     unit = Units(n_out, dt, trainable, ("tau",))
     kappa_of = unit.decay("tau", "kappa", tau, kappa, "kappa")
 

@@ -132,7 +132,8 @@ def check_unit(net: Network, params: dict) -> None:
         p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), params[name])
         c = layer.initial_state(p, (1,))
         scalar = lambda x: jax.ShapeDtypeStruct((), x.dtype)
-        drive = jac.of_gates(dict.fromkeys(jac.gate_names(p), scalar(jac.floats(c)[0])))
+        real = jax.ShapeDtypeStruct((), compute_dtype(p))
+        drive = jac.of_gates(dict.fromkeys(jac.gate_names(p), real))
         values = jax.tree.map(scalar, jac.theta(layer, p))
         checks.unit_functions(layer, jax.tree.map(scalar, c), drive, values)
         J = jac.structure(layer, p, c)
@@ -194,7 +195,11 @@ def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
 
 def per_step(spec: RuleSpec) -> Callable[[Array, PyTree], Array]:
     """The loss of one example and step, as a scalar."""
-    return lambda y, target: jnp.sum(checks.loss_value("loss", spec.loss(y, target)))
+
+    def loss(y, target):
+        return jnp.sum(checks.loss_value("loss", spec.loss(y, target))).astype(y.dtype)
+
+    return loss
 
 
 def of_rates(spec: RuleSpec) -> Callable[[Array], Array]:

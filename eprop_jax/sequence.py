@@ -57,7 +57,10 @@ def value_and_grad(
     """
     if not isinstance(rule, LearningRule):
         raise TypeError(f"rule: got {type(rule).__name__}, wanted an ej.LearningRule")
-    if chunk is not None and chunk != "auto":
+    checks.flag("has_aux", has_aux)
+    if isinstance(chunk, str) and chunk != "auto":
+        raise ValueError(f"chunk: got {chunk!r}, wanted None, 'auto' or an int >= 1")
+    if chunk is not None and not isinstance(chunk, str):
         chunk = checks.size("chunk", chunk)
 
     def whole(params, xs, ys):

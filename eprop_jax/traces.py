@@ -9,13 +9,14 @@ recursion is the same for all units (`Cell.shared`) has one for all: j = 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from eprop_jax import jacobians as jac
-from eprop_jax.base import Array, Cell, Maybe, PyTree
+from eprop_jax.base import Cell, Maybe, PyTree
 
 Trace = tuple[Maybe, ...]
 """One parameter leaf's trace, by component."""
@@ -31,7 +32,7 @@ class Source(NamedTuple):
     xi: Maybe
 
 
-def sources(params: dict, blocks: jac.Blocks, lines: dict[str, Array]) -> list[Source]:
+def sources(params: dict, blocks: jac.Blocks, lines: Mapping) -> list[Source]:
     """One Source a leaf of a layer's parameters, in the leaves' order."""
 
     def source(path, _):

@@ -26,16 +26,24 @@ class Units:
         self.trainable = checks.names("trainable", trainable, allowed)
         self.theta: dict[str, np.ndarray] = {}
         self.constants: dict[str, np.ndarray] = {}
+        self.factors: dict[str, np.ndarray] = {}
+        """decay factors by symbol, trained or not"""
 
-    def decay(self, name, symbol, tau, factor, factor_name):
+    def decay(self, name, symbol, tau, factor, factor_name, default=20.0):
         """exp(−dt/τ). Trained: as u = log(τ/dt), so that exp(−exp(−u)) lies in (0, 1)."""
+        if tau is not None and factor is not None:
+            raise ValueError(f"{name}, {factor_name}: got both, wanted one of them")
         if factor is None:
+            tau = default if tau is None else tau
             tau = checks.positive(name, checks.per_unit(name, tau, self.n))
             factor = np.exp(-self.dt / np.asarray(tau, float))
+            if np.any(np.float32(factor) >= 1):
+                raise ValueError(f"{name}: got {tau}, wanted less: its decay factor rounds to 1")
         else:
             factor = checks.decay(factor_name, checks.per_unit(factor_name, factor, self.n))
+        self.factors[symbol] = np.asarray(factor, float)
         if name not in self.trainable:
-            self.constants[symbol] = np.asarray(factor, float)
+            self.constants[symbol] = self.factors[symbol]
             return lambda theta: theta[symbol]
         checks.positive(f"{factor_name} (trainable)", factor)
         self.theta[name] = np.log(-1.0 / np.log(factor))

@@ -72,6 +72,7 @@ def custom(
     components = [jax.tree_util.keystr(path, simple=True)
                   for path, _ in jax.tree.leaves_with_path(state)]  # fmt: skip
     shared = checks.names("shared", shared, components)
+    checks.flag("self_connections", self_connections)
     gated = isinstance(drives, Mapping)
     if not drives:
         raise ValueError(f"drives: got {drives!r}, wanted at least one line of {LINES}")
@@ -102,7 +103,7 @@ def custom(
 
         params = {}
         for line, k_line in zip(LINES, jax.random.split(key, len(LINES))):
-            if gated:
+            if isinstance(drives, Mapping):
                 names = [name for name, lines in drives.items() if line in lines]
                 keys = jax.random.split(k_line, max(len(names), 1))
                 gates = {name: weights(line, k) for name, k in zip(names, keys)}

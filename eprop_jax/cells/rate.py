@@ -44,7 +44,7 @@ def leaky_rnn(
     n_in: int,
     n_units: int,
     *,
-    tau: Any = 20.0,
+    tau: Any = None,
     decay: Any = None,
     dt: float = 1.0,
     activation: Callable[[Array], Array] = jnp.tanh,
@@ -57,7 +57,7 @@ def leaky_rnn(
 
     Args:
       n_in, n_units: sizes.
-      tau: time constant in ms, a number or [n]; α = exp(−dt/τ).
+      tau: time constant in ms, a number or [n] (default 20); α = exp(−dt/τ).
       decay: α itself, instead of `tau`.
       dt: step in ms.
       activation: φ, elementwise.

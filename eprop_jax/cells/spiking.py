@@ -48,8 +48,8 @@ def alif(
     n_in: int,
     n_units: int,
     *,
-    tau_m: Any = 20.0,
-    tau_a: Any = 200.0,
+    tau_m: Any = None,
+    tau_a: Any = None,
     alpha: Any = None,
     rho: Any = None,
     beta: Any = None,
@@ -74,8 +74,8 @@ def alif(
 
     Args:
       n_in, n_units: sizes.
-      tau_m, tau_a: time constants of voltage and adaptation in ms, numbers or [n]; α = exp(−dt/τ_m),
-        ρ = exp(−dt/τ_a).
+      tau_m, tau_a: time constants of voltage and adaptation in ms, numbers or [n] (defaults 20 and
+        200); α = exp(−dt/τ_m), ρ = exp(−dt/τ_a).
       alpha, rho: the decay factors themselves, instead of the time constants.
       beta: adaptation strength β, a number or [n] (0 for units that do not adapt); default
         1.7 (1−ρ)/(1−α) v_th, the ratio that Bellec et al. take.
@@ -105,21 +105,22 @@ def alif(
 
 
 def _spiking(
-    n_in, n_units, *, adaptive, tau_m=20.0, tau_a=200.0, alpha=None, rho=None, beta=None, v_th=1.0,
+    n_in, n_units, *, adaptive, tau_m=None, tau_a=None, alpha=None, rho=None, beta=None, v_th=1.0,
     dt=1.0, refractory=0, scale_input=False, reset_gradient=False, surrogate=None, trainable=(),
     **options,
 ):  # fmt: skip
     n = checks.size("n_units", n_units)
     n_ref = checks.steps("refractory", refractory)
+    checks.flag("scale_input", scale_input)
+    checks.flag("reset_gradient", reset_gradient)
     unit = Units(n, dt, trainable, ("tau_m", "v_th") + (("tau_a", "beta") if adaptive else ()))
     alpha_of = unit.decay("tau_m", "alpha", tau_m, alpha, "alpha")
     threshold = unit.positive("v_th", v_th)
     if adaptive:
-        rho_of = unit.decay("tau_a", "rho", tau_a, rho, "rho")
+        rho_of = unit.decay("tau_a", "rho", tau_a, rho, "rho", 200.0)
         if beta is None:
-            decays = [np.exp(-dt / np.asarray(t)) if d is None else np.asarray(d)
-                      for t, d in ((tau_m, alpha), (tau_a, rho))]  # fmt: skip
-            beta = 1.7 * (1 - decays[1]) / (1 - decays[0]) * np.asarray(v_th)
+            slow, fast = 1 - unit.factors["rho"], 1 - unit.factors["alpha"]
+            beta = 1.7 * slow / fast * np.asarray(v_th)
         beta_of = unit.real("beta", beta)
     if surrogate is None:
         v_0 = float(np.mean(v_th))
