@@ -99,8 +99,9 @@ def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...],
     if rule.spec.name == "BPTT":
         return T  # a shorter chunk would be truncated
     if rule.spec.order == 1:
-        sizes = cost(rule, params, batch_shape, 256)
-        longest = 256 if sizes.trace_bytes > 4e6 or sizes.chunk_bytes < 2e6 else 128
+        sizes = cost(rule, params, batch_shape, 512)
+        small, large = sizes.chunk_bytes < 3e6, sizes.trace_bytes > 4e6
+        longest = 512 if small else 256 if large else 128
     else:
         longest = max(2 * rule.spec.network.cell.n_units, 16)
     return math.ceil(T / math.ceil(T / longest))  # parts of one length, where T allows it

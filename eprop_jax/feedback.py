@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from eprop_jax import checks
 from eprop_jax.base import Array, Network
 
+__all__ = ["init"]
+
 KINDS = ("symmetric", "random", "adaptive")
 
 

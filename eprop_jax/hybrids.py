@@ -24,6 +24,8 @@ from eprop_jax import jacobians as jac
 from eprop_jax.base import Array, Carry, Cell, Network, PyTree, RuleSpec
 from eprop_jax.sequence import value_and_grad
 
+__all__ = ["first_explicit_gradient", "implicit_eligibility_gradient"]
+
 
 def implicit_eligibility_gradient(
     net: Network, loss: Callable[[Array, Any], Array]
@@ -201,8 +203,7 @@ def meet(spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: PyTree) -> M
     grads_out, dL_dh_direct = jax.grad(read, (0, 1))(params["readout"], h)
     dL_dh = jax.grad(lambda dh: read(params["readout"], unroll(dh)))(jnp.zeros_like(h))
 
-    c_tm1 = jax.tree.map(lambda c_0, c: jnp.concatenate([c_0[None], c[:-1]]), run.c_0, run.c)
-    J = jac.blocks(cell, p, c_tm1, run.a, run.c)
+    J = jac.blocks(cell, p, run.c_tm1, run.a, run.c)
     d = local(p, J, {"w_in": xs, "w_rec": h[:-1]})
     _, Xi_0 = jac.output_blocks(cell, p, run.c_0)
     epsilon_0 = jax.tree.map(lambda x: jnp.zeros_like(x[0]), d.dc_dw)

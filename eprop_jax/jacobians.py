@@ -18,6 +18,8 @@ import numpy as np
 
 from eprop_jax.base import Array, Cell, Maybe, PyTree, Readout
 
+__all__ = ["Blocks", "blocks"]
+
 ONE_DRIVE = ""
 """The name that a cell's only drive goes by, inside the library."""
 

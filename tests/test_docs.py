@@ -83,11 +83,9 @@ def public_functions():
 
 
 FUNCTIONS = dict(public_functions())
-# Parts of a block, each described by `jacobians.blocks`; and the two ends of a learning signal.
-INTERNAL = re.compile(r"ej\.(jacobians\.(?!blocks$)|feedback\.(?!init$))")
 
 
-@pytest.mark.parametrize("name", [n for n in FUNCTIONS if not INTERNAL.match(n)])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_public_functions_are_documented_with_an_example(name):
     doc = inspect.getdoc(FUNCTIONS[name])
     assert doc, f"{name} has no docstring"

@@ -126,7 +126,7 @@ def test_memory_does_not_depend_on_T(chunk):
 def test_auto_chunk_cuts_into_few_lengths(rule, T):
     net = ej.Network(ej.cells.alif(3, 16), ej.readouts.leaky(16, 2))
     K = auto_chunk(rule(net, LOSS), net.init(jax.random.key(0)), (4,), T)
-    assert 1 <= K <= min(T, 256)
+    assert 1 <= K <= min(T, 512)
     assert T % K == 0 or T // K > 3
 
 
