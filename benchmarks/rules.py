@@ -1,6 +1,6 @@
 """Every rule against the loop that a user would write: `jax.value_and_grad` of a plain scan.
 
-    python -m benchmarks.rules [--quick]
+    python -m benchmarks.rules [--quick] [--grid]
 
 The first column of ratios is the time against that baseline in the same run (quartiles beside it).
 Before a function is timed, its gradient is held against float64 autodiff of the plain scan, for
@@ -84,6 +84,10 @@ def case(cell, n, T, B, which, repeats=7):
         "RTRL, auto": lambda: ej.value_and_grad(ej.rtrl(net, LOSS), chunk="auto"),
         "RTRL, K = 1": lambda: ej.value_and_grad(ej.rtrl(net, LOSS), chunk=1),
     }
+    for K in ("auto", 1):
+        make[f"order 2, K = {K}"] = lambda K=K: ej.value_and_grad(
+            ej.m_order_eprop(net, LOSS, order=2), chunk=K
+        )
     for m in (1, 2, 4, 8, 16):
         make[f"order {m}, K = T"] = lambda m=m: ej.value_and_grad(
             ej.m_order_eprop(net, LOSS, order=m)
@@ -114,18 +118,32 @@ CASES = [
     ("alif", 128, 768, 1, ["RTRL, auto", "RTRL, K = 1"], 1),
 ]
 
+# Every rule at K = 1, auto and T, for each cell, small enough for RTRL at K = 1.
+ALL = ["plain, cut", "BPTT", "e-prop, K = T", "e-prop, auto", "e-prop, K = 1"]
+ALL += ["order 2, K = T", "order 2, K = auto", "order 2, K = 1", "RTRL, auto", "RTRL, K = 1"]
+GRID = [
+    (cell, n, T, B, ALL, 3)
+    for cell in ("lif", "alif", "rnn", "lstm")
+    for n, T, B in ((16, 256, 1), (32, 128, 4))
+]
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the small cases only")
+    parser.add_argument("--grid", action="store_true", help="every rule and cell, small, alone")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)  # for the reference; what is timed is float32
     rows = []
-    for c in CASES:
+    for c in () if args.grid else CASES:
         if not args.quick or c[1] * c[2] * c[3] < 1e6:
             rows += case(*c)
+    grid = [row for c in GRID for row in case(*c)]
     columns = ["case", "what", "ratio", "low", "high", "ms", "temp_MB", "compile_s", "error"]
-    harness.write("rules", rows, columns, __doc__.split("\n\n")[2].replace("\n", " "))
+    note = __doc__.split("\n\n")[2].replace("\n", " ")
+    if rows:
+        harness.write("rules", rows, columns, note)
+    harness.write("grid", grid, columns, note)
 
 
 if __name__ == "__main__":
