@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import eprop_jax as ej
-from eprop_jax import demo, plotting, tasks, taxonomy
+from eprop_jax import demo, tasks, taxonomy
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Started from a background job, a process ignores SIGINT; a terminal's does not.
@@ -98,19 +98,6 @@ def test_training_reduces_the_loss_and_trains_what_it_should(key):
     assert moved == {"cell": key != "frozen", "readout": True}
     if key == "random":
         assert np.array_equal(after["feedback"], before["feedback"])
-
-
-def test_the_plots_refuse_what_does_not_fit():
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    ax = figure.subplots()
-    with pytest.raises(ValueError, match="spikes: got shape"):
-        plotting.raster(ax, [1.0])
-    with pytest.raises(ValueError, match="labels: got 1, wanted 2"):
-        plotting.traces(ax, [[0.0, 1.0]], ["one"])
-    with pytest.raises(ValueError, match="quantity: got 'angle'"):
-        plotting.fidelity(ax, {"x": ([1], [[1.0]])}, quantity="angle")
-    with pytest.raises(ValueError, match="wanted 3"):
-        plotting.learning_curves(ax, [1, 2, 3], {"x": [[0.5]]})
 
 
 def test_every_rule_of_the_demo_is_in_the_taxonomy():

@@ -1,0 +1,33 @@
+"""What all pictures share: colours, marks, dashes, and the refusal of arrays that do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; marks and dashes say it again.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+
+
+def line(i: int) -> dict[str, Any]:
+    """Colour and dashes of the i-th line."""
+    return {"color": COLOURS[i % 7], "linestyle": DASHES[i % 7]}
+
+
+def array(name: str, value: Any, ndim: int) -> np.ndarray:
+    """`value` as an array of so many axes."""
+    value = np.asarray(value)
+    if value.ndim != ndim:
+        raise ValueError(f"{name}: got shape {list(value.shape)}, wanted {ndim} axes")
+    return value
+
+
+def like(name: str, value: Any, shape: tuple[int, ...], meaning: str) -> np.ndarray:
+    """`value` as an array of this shape."""
+    value = np.asarray(value)
+    if value.shape != shape:
+        raise ValueError(f"{name}: got shape {list(value.shape)}, wanted {list(shape)}, {meaning}")
+    return value
