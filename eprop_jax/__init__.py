@@ -9,6 +9,7 @@ from eprop_jax import (
     jacobians,
     losses,
     readouts,
+    sharding,
     surrogates,
     tasks,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "online",
     "readouts",
     "rtrl",
+    "sharding",
     "surrogates",
     "tasks",
     "value_and_grad",

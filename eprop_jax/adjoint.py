@@ -76,8 +76,9 @@ def sweep(
         nothing = jnp.zeros_like(found[0])
         da = jnp.concatenate([nothing if da[g] is None else da[g] for g in w_rec], -1)
         if order is None:
-            return da @ w
-        return jnp.concatenate([jnp.zeros_like(da[:1, ..., : w.shape[1]]), da[:-1] @ w])
+            return cell.wires.share(da @ w)
+        up = cell.wires.share(da[:-1] @ w)
+        return jnp.concatenate([jnp.zeros_like(up[:1]), up])
 
     def back(J, dc_tp1, dh_t, dtheta):
         """Through one step, for one seed."""

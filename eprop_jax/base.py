@@ -18,6 +18,20 @@ Maybe = Any
 """An array, or None where it is zero whatever the values are."""
 
 
+class Wires(NamedTuple):
+    """How units hear each other where each device holds its own n of all N (`ej.sharding`). On one
+    device n = N, and there is nothing to do."""
+
+    gather: Callable[[Array], Array] = lambda h: h
+    """own units' values [..., n] -> all units' [..., N]"""
+    own: Callable[[Array], Array] = lambda h: h
+    """[..., N] -> [..., n]"""
+    total: Callable[[Array], Array] = lambda x: x
+    """a sum over own units -> the sum over all units"""
+    share: Callable[[Array], Array] = lambda x: x
+    """sums over own units for all units [..., N] -> the sums over all units for own, [..., n]"""
+
+
 class Cell(NamedTuple):
     """One unit, and how many of it there are (build one with `ej.cells.*`).
 
@@ -45,6 +59,7 @@ class Cell(NamedTuple):
     """Components whose ∂c^t/∂c^{t-1} and ∂c^t/∂a^t are the same for all units, and that depend on
     no other component (the voltage of LIF units with one time constant). Their ε does not depend
     on the postsynaptic unit, and is kept once for all."""
+    wires: Wires = Wires()
 
 
 class Readout(NamedTuple):
@@ -159,6 +174,9 @@ class RuleSpec(NamedTuple):
     loss: Callable
     activity_loss: Callable | None
     feedback: str
+    gradient: Callable | None = None
+    """(spec, params, carry, xs, ys, keep) -> (carry, StepOutput): a chunk, on one batch axis and in
+    the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs elsewhere."""
 
 
 class LearningRule(NamedTuple):

@@ -62,7 +62,7 @@ class Layers(NamedTuple):
         run = chunk.run
         return Layers(
             Path(run.c_tm1, run.c_K, run.a),
-            {"w_in": run.x, "w_rec": run.h_tm1},
+            {"w_in": run.x, "w_rec": run.heard},
             Path(before(run.y_0, run.y), run.y[-1], run.a_out),
             run,
         )

@@ -25,6 +25,8 @@ class Trajectory(NamedTuple):
     """drives a^t, [K, B, n]"""
     h_tm1: Array
     """[K, B, n]"""
+    heard: Array
+    """h^{t-1} of all units, also of those on other devices: [K, B, N]"""
     h_K: Array
     """[B, n]"""
     y_0: Array
@@ -75,15 +77,17 @@ def run(net: Network, params: dict, state: State, xs: Array) -> Trajectory:
 
     def step(carry, x_t):
         c_tm1, h_tm1 = carry
-        a_t = jac.of_gates(add_drives(input_drive(cell, p_cell, x_t), recur(h_tm1)))
+        heard = cell.wires.gather(h_tm1)
+        a_t = jac.of_gates(add_drives(input_drive(cell, p_cell, x_t), recur(heard)))
         c_t = jac.dynamics(cell, p_cell, c_tm1, a_t)
         h_t = jac.output(cell, p_cell, c_t)
-        return (c_t, h_t), (c_tm1, a_t, h_tm1)
+        return (c_t, h_t), (c_tm1, a_t, heard)
 
     start = (state.c, jac.output(cell, p_cell, state.c))
-    (c_K, h_K), (c_tm1, a, h_tm1) = jax.lax.scan(step, start, xs)
+    (c_K, h_K), (c_tm1, a, heard) = jax.lax.scan(step, start, xs)
+    h_tm1 = cell.wires.own(heard)
     # The product first, the shift after it: W_out h is small, h is not.
-    a_out = after(h_tm1 @ p_out["w_out"], h_K @ p_out["w_out"])
+    a_out = cell.wires.total(after(h_tm1 @ p_out["w_out"], h_K @ p_out["w_out"]))
     a_out = a_out + along(p_out["bias"], a_out) if "bias" in p_out else a_out
 
     def read(y_tm1, a_t):
@@ -91,7 +95,7 @@ def run(net: Network, params: dict, state: State, xs: Array) -> Trajectory:
         return y_t, y_t
 
     _, y = jax.lax.scan(read, state.y, a_out)
-    return Trajectory(xs, c_tm1, c_K, a, h_tm1, h_K, state.y, y, a_out)
+    return Trajectory(xs, c_tm1, c_K, a, h_tm1, heard, h_K, state.y, y, a_out)
 
 
 def input_drive(cell: Cell, params: dict, xs: Array) -> dict[str, Array]:

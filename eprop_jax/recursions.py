@@ -49,7 +49,7 @@ def moment(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> Moment:
     readout = jac.as_cell(net.readout)
     J_out = jac.blocks(readout, p_out, run.y_0, run.a_out[0], run.y[0])
     J_out = jac.narrow(readout, J_out, run.y_0)
-    lines = {"w_in": run.x[0], "w_rec": run.h_0}
+    lines = {"w_in": run.x[0], "w_rec": run.heard[0]}
     spread, to_signal = feedback.signal(params, spec.feedback, is_filtered(spec))
     return Moment(
         J,

@@ -65,6 +65,7 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
     `init_traces(spec, params, state, B)` gives the carry's fields beside `state`;
     `gradient(spec, params, carry, xs, ys, keep)` works on one batch axis, in the compute dtype.
     """
+    spec = spec._replace(gradient=gradient)
     net = spec.network
     expected = jax.eval_shape(net.init, jax.random.key(0))
     B_shape = None if spec.feedback == "symmetric" else (net.readout.n_units, net.readout.n_out)
@@ -72,30 +73,20 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
     def check(params):
         checks.parameters(params, expected, B_shape, spec.name)
 
-    def init_state(params, batch_shape) -> State:
-        c = net.cell.initial_state(params["cell"], batch_shape)
-        return State(c, net.readout.initial_state(params["readout"], batch_shape))
-
     @jax.jit
     def _step(params, carry, xs, ys):
-        batch = xs.shape[1:-1]
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), carry)
-        flat, out = gradient(spec, compute(net, params), flat, *fold(params, xs, ys), True)
-        carry = jax.tree.map(lambda x, like: x.reshape(like.shape), flat, carry)
-        return carry, unfold(params, out, batch)
+        return advance(spec, params, carry, xs, ys, True)
 
     @jax.jit
     def _whole(params, xs, ys):
-        batch = xs.shape[1:-1]
-        carry = Carry(init_state(params, (math.prod(batch),)))
-        _, out = gradient(spec, compute(net, params), carry, *fold(params, xs, ys), False)
-        return unfold(params, out, batch)
+        carry = Carry(init_state(net, params, xs.shape[1:-1]))
+        return advance(spec, params, carry, xs, ys, False)[1]
 
     def init(params, batch_shape=()) -> Carry:
         check(params)
         batch_shape = checks.batch(batch_shape)
         check_unit(net, params)
-        state = init_state(params, batch_shape)
+        state = init_state(net, params, batch_shape)
         b = math.prod(batch_shape)
         one_axis = jax.tree.map(lambda x: x.reshape(b, x.shape[-1]), state)
         traces = init_traces(spec, compute(net, params), one_axis, b)
@@ -124,6 +115,24 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
         return _whole(params, xs, ys)
 
     return LearningRule(init, step, whole, spec)
+
+
+def init_state(net: Network, params: dict, batch_shape: tuple[int, ...]) -> State:
+    """What the network itself starts from."""
+    c = net.cell.initial_state(params["cell"], batch_shape)
+    return State(c, net.readout.initial_state(params["readout"], batch_shape))
+
+
+def advance(
+    spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: PyTree, keep: bool
+) -> tuple[Carry, StepOutput]:
+    """A chunk of the rule, for a batch of any shape."""
+    batch = xs.shape[1:-1]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), carry)
+    weights = compute(spec.network, params)
+    flat, out = spec.gradient(spec, weights, flat, *fold(params, xs, ys), keep)
+    carry = jax.tree.map(lambda x, like: x.reshape(like.shape), flat, carry)
+    return carry, unfold(params, out, batch)
 
 
 def check_unit(net: Network, params: dict) -> None:
@@ -207,11 +216,14 @@ def of_rates(spec: RuleSpec) -> Callable[[Array], Array]:
     return lambda f: jnp.sum(checks.loss_value("activity_loss", spec.activity_loss(f)))
 
 
-def activity_losses(spec: RuleSpec, h: Array) -> Array:
-    """The activity loss of each example over the window, [B]."""
+def activity_losses(spec: RuleSpec, h: Array) -> tuple[Array, Array | None]:
+    """The activity loss of each example over the window, [B], and its derivative by h's mean."""
     if spec.activity_loss is None:
-        return jnp.zeros(h.shape[1], h.dtype)
-    return jax.vmap(of_rates(spec))(jnp.mean(h, 0))
+        return jnp.zeros(h.shape[1], h.dtype), None
+    wires = spec.network.cell.wires
+    f = wires.gather(jnp.mean(h, 0))
+    losses, dL_df = jax.vmap(jax.value_and_grad(of_rates(spec)))(f)
+    return losses, wires.own(dL_df)
 
 
 def meet(spec: RuleSpec, params: dict, state: State, xs: Array, ys: PyTree) -> Chunk:
@@ -219,9 +231,8 @@ def meet(spec: RuleSpec, params: dict, state: State, xs: Array, ys: PyTree) -> C
     run = forward.run(spec.network, params, state, xs)
     K, B = run.y.shape[:2]
     losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, ys)
-    activity, dL_dh = activity_losses(spec, run.h), None
-    if spec.activity_loss is not None:
-        dL_dh = jax.vmap(jax.grad(of_rates(spec)))(jnp.mean(run.h, 0)) / (K * B)
+    activity, dL_df = activity_losses(spec, run.h)
+    dL_dh = None if dL_df is None else dL_df / (K * B)
     return Chunk(run, losses, dL_dy / B, activity, dL_dh)
 
 
