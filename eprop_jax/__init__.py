@@ -2,6 +2,7 @@
 
 from eprop_jax import (
     cells,
+    checkpoints,
     encodings,
     equations,
     feedback,
@@ -12,6 +13,7 @@ from eprop_jax import (
     sharding,
     surrogates,
     tasks,
+    training,
 )
 from eprop_jax.base import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
 from eprop_jax.bptt import bptt
@@ -22,6 +24,7 @@ from eprop_jax.m_order import m_order_eprop
 from eprop_jax.online import online
 from eprop_jax.rtrl import rtrl
 from eprop_jax.sequence import value_and_grad
+from eprop_jax.training import train
 
 __version__ = "0.1.0"
 
@@ -35,6 +38,7 @@ __all__ = [
     "StepOutput",
     "bptt",
     "cells",
+    "checkpoints",
     "compare",
     "cost",
     "encodings",
@@ -52,5 +56,7 @@ __all__ = [
     "sharding",
     "surrogates",
     "tasks",
+    "train",
+    "training",
     "value_and_grad",
 ]

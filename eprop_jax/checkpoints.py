@@ -1,0 +1,212 @@
+"""Checkpoints: orbax writes them; here they are made whole or not at all, and checked before use.
+
+A checkpoint is a folder named by its step. It is written under another name, with the SHA-256 of
+each of its files, and then renamed: a folder that bears a step's name is complete. What is read
+must match those sums and the tree that it is read into. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eprop_jax import checks
+from eprop_jax.base import PyTree
+
+__all__ = ["restore", "save", "steps"]
+
+SUMS = "SHA256.json"
+TREE = "tree"
+
+
+def save(folder: str | Path, tree: PyTree, step: int, *, keep: int | None = None) -> Path:
+    """Write a tree of arrays as the checkpoint of this step.
+
+    Args:
+      folder: where checkpoints are; made if it is not there.
+      tree: any pytree of arrays, numbers and PRNG keys, such as a `TrainState` or a rule's carry.
+      step: its number; one that exists is replaced.
+      keep: how many of the last to keep; None: all.
+
+    Returns:
+      The checkpoint's own folder.
+
+    Raises:
+      ImportError: if orbax is not installed.
+      TypeError, ValueError: for a leaf that is no array, or a negative step.
+
+    >>> import tempfile, jax.numpy as jnp, eprop_jax as ej
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = ej.checkpoints.save(folder, {"w": jnp.ones(3)}, step=7)
+    ...     ej.checkpoints.steps(folder), ej.checkpoints.restore(folder, {"w": jnp.zeros(3)})
+    ([7], {'w': Array([1., 1., 1.], dtype=float32)})
+    """
+    step = checks.steps("step", step)
+    if keep is not None:
+        checks.size("keep", keep)
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)):
+            raise TypeError(
+                f"tree{jax.tree_util.keystr(path)}: got {type(leaf).__name__}, wanted an array"
+            )
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".unfinished-{step}-{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    with _orbax().StandardCheckpointer() as writer:
+        writer.save(unfinished / TREE, _plain(tree))
+    (unfinished / SUMS).write_text(json.dumps(_sums(unfinished), indent=1))
+    _sync(unfinished)
+    final = _at(folder, step)
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(unfinished, final)
+    for old in steps(folder)[:-keep] if keep else []:
+        shutil.rmtree(_at(folder, old))
+    return final
+
+
+def steps(folder: str | Path) -> list[int]:
+    """The steps of the complete checkpoints in a folder, ascending; [] where there is none.
+
+    >>> import eprop_jax as ej
+    >>> ej.checkpoints.steps("no/such/folder")
+    []
+    """
+    folder = Path(folder)
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def restore(folder: str | Path, like: PyTree, step: int | None = None) -> PyTree:
+    """Read a checkpoint into a tree like this one.
+
+    Args:
+      folder: where checkpoints are.
+      like: a tree of the same structure, shapes and dtypes; its values are not read. Arrays that
+        are sharded over devices are restored to the same sharding.
+      step: which; None: the last.
+
+    Returns:
+      A tree like `like`.
+
+    Raises:
+      ImportError: if orbax is not installed.
+      FileNotFoundError: if there is no checkpoint there, or none of that step.
+      ValueError: if a file is missing, cut short or changed since it was written, or if the
+        checkpoint is of another tree; it says which.
+
+    >>> import tempfile, jax.numpy as jnp, eprop_jax as ej
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = ej.checkpoints.save(folder, {"w": jnp.ones(3)}, step=7)
+    ...     ej.checkpoints.restore(folder, {"w": jnp.zeros(4)})
+    Traceback (most recent call last):
+    ...
+    ValueError: like['w']: wanted float32[4], and the checkpoint of step 7 has float32[3]
+    """
+    there = steps(folder)
+    if step is None:
+        if not there:
+            raise FileNotFoundError(f"folder: got {folder}, where there is no complete checkpoint")
+        step = there[-1]
+    elif step not in there:
+        raise FileNotFoundError(f"step: got {step}, and {folder} has {there or 'none'}")
+    path = _at(Path(folder).absolute(), step)
+    _verify(path)
+    plain = _plain(like)
+    reader = _orbax().StandardCheckpointer()
+    with reader:
+        _fits(plain, reader.metadata(path / TREE), step)
+        tree = reader.restore(path / TREE, jax.tree.map(_abstract, plain))
+    return jax.tree.map(_as_was, like, tree)
+
+
+def _at(folder: Path, step: int) -> Path:
+    return folder / f"{step:09d}"
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ImportError(
+            'checkpoints need orbax-checkpoint (pip install "eprop_jax[train]")'
+        ) from error
+    return ocp
+
+
+def _is_key(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _plain(tree: PyTree) -> PyTree:
+    """Keys as their data, numbers as arrays."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else jnp.asarray(x), tree)
+
+
+def _as_was(like: Any, x: Any) -> Any:
+    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like)) if _is_key(like) else x
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _sums(path: Path) -> dict[str, str]:
+    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name != SUMS)
+    return {
+        f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files
+    }
+
+
+def _verify(path: Path) -> None:
+    try:
+        expected = json.loads((path / SUMS).read_text())
+        assert isinstance(expected, dict)
+    except (OSError, ValueError, AssertionError):
+        raise ValueError(
+            f"folder: {path} has no readable {SUMS}; it is no checkpoint of this library"
+        ) from None
+    found = _sums(path)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            what = "is missing" if name not in found else "was not written by it"
+            what = "was changed or cut short" if name in found and name in expected else what
+            raise ValueError(f"folder: in the checkpoint {path}, {name} {what}")
+
+
+def _fits(like: PyTree, metadata: Any, step: int) -> None:
+    stored = getattr(metadata, "item_metadata", metadata)
+    stored = getattr(stored, "tree", stored)
+
+    def by_path(tree):
+        text = lambda path: "".join(
+            f"[{getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))!r}]" for k in path
+        )
+        return {
+            text(path): f"{jnp.dtype(x.dtype).name}{list(x.shape)}"
+            for path, x in jax.tree.leaves_with_path(tree)
+        }
+
+    wanted, has = by_path(like), by_path(stored)
+    for path in [*wanted, *has]:
+        a, b = wanted.get(path, "nothing"), has.get(path, "nothing")
+        if a != b:
+            raise ValueError(f"like{path}: wanted {a}, and the checkpoint of step {step} has {b}")
+
+
+def _sync(path: Path) -> None:
+    """To the disk before the rename, so that a machine that stops does not leave a name to nothing."""
+    for f in [*path.rglob("*"), path]:
+        handle = os.open(f, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
