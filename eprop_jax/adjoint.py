@@ -40,12 +40,14 @@ class Path(NamedTuple):
 class Seed(NamedTuple):
     """What a sweep starts from."""
 
-    entry: Maybe = None
+    entry: PyTree = None
     """what enters at each step, [K, ...], and"""
-    to_dh: Callable[[Array], Array] = lambda entry: entry
+    to_dh: Callable[[Any], Array] = lambda entry: entry
     """one step of it -> ∂/∂h^t, [*lead, B, n]"""
     dc_K: tuple[Maybe, ...] | None = None
     """what enters at the end, ∂/∂c^K by component: [*lead, B, n]"""
+    to_dc: Callable[[Any], tuple[Maybe, ...] | None] = lambda entry: None
+    """one step of it -> ∂/∂c^t by component, beside what comes through h: [*lead, B, n]"""
     keep: Callable[[dict], Any] = lambda graded: graded
     """what to keep of ∂̃a (at each step) and of dθ (at the end): `top`, say"""
 
@@ -80,15 +82,15 @@ def sweep(
         up = cell.wires.share(da[:-1] @ w)
         return jnp.concatenate([jnp.zeros_like(up[:1]), up])
 
-    def back(J, dc_tp1, dh_t, dtheta):
+    def back(J, dc_tp1, dh_t, direct, dtheta):
         """Through one step, for one seed."""
         d = range(len(J.D))
-        dc = [tr.total(_times(J.psi[c], dh_t), dc_tp1[c]) for c in d]
+        direct = direct or (None,) * len(d)
+        dc = [tr.total(_times(J.psi[c], dh_t), dc_tp1[c], direct[c]) for c in d]
         da = {g: tr.total(*(_times(J.B[r][g], dc[r]) for r in d)) for g in J.B[0]}
         dc_t = tuple(tr.total(*(_times(J.D[r][c], dc[r]) for r in d)) for c in d)
         for k in J.Xi:
-            direct = _times(J.Xi[k], dh_t)
-            here = tr.total(direct, *(_times(J.Theta[r][k], dc[r]) for r in d))
+            here = tr.total(_times(J.Xi[k], dh_t), *(_times(J.Theta[r][k], dc[r]) for r in d))
             dtheta = {**dtheta, k: tr.total(dtheta[k], here)}
         return da, dc_t, dtheta
 
@@ -98,8 +100,8 @@ def sweep(
     def through(J, carry, entries):
         carried, emitted = [], []
         for seed, (dc_tp1, dh_tp1, dtheta), entry in zip(seeds, carry, entries):
-            dh_t = None if entry is None else seed.to_dh(entry)
-            da, dc_t, dtheta = back(J, dc_tp1, tr.total(dh_t, dh_tp1), dtheta)
+            dh_t, dc_t = (None, None) if entry is None else (seed.to_dh(entry), seed.to_dc(entry))
+            da, dc_t, dtheta = back(J, dc_tp1, tr.total(dh_t, dh_tp1), dc_t, dtheta)
             carried.append((dc_t, jump(da), dtheta))
             emitted.append(seed.keep(da))
         return _fill(carried, carry), emitted

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from eprop_jax import checks
+
 Array = jax.Array
 PyTree = Any
 Maybe = Any
@@ -115,8 +117,12 @@ class Network:
             )
 
     def init(self, key: Array) -> dict:
-        """Draw parameters: {"cell": ..., "readout": ...}, as a plain pytree of arrays."""
-        k_cell, k_readout = jax.random.split(key)
+        """Draw parameters: {"cell": ..., "readout": ...}, as a plain pytree of arrays.
+
+        Raises:
+          TypeError: if `key` is no PRNG key.
+        """
+        k_cell, k_readout = jax.random.split(checks.key("key", key))
         return {"cell": self.cell.init(k_cell), "readout": self.readout.init(k_readout)}
 
 
@@ -174,6 +180,7 @@ class RuleSpec(NamedTuple):
     loss: Callable
     activity_loss: Callable | None
     feedback: str
+    state_loss: Callable | None = None
     gradient: Callable | None = None
     """(spec, params, carry, xs, ys, keep) -> (carry, StepOutput): a chunk, on one batch axis and in
     the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs elsewhere."""

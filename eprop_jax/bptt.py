@@ -22,6 +22,7 @@ def bptt(
     loss: Callable[[Array, Any], Array],
     *,
     activity_loss: Callable[[Array], Array] | None = None,
+    state_loss: Callable[[Any], Array] | None = None,
 ) -> LearningRule:
     """Backpropagation through time (Eq. 2-4).
 
@@ -33,6 +34,8 @@ def bptt(
       net: the network.
       loss: loss(y [n_out], target) -> [], of one example at one step.
       activity_loss: f [n] -> [], a loss on the window's mean activity.
+      state_loss: c_j -> [], a loss on one unit's state at one step, such as `ej.losses.voltage`;
+        it is summed over units and steps.
 
     Returns:
       A `LearningRule`. Its carry holds the network's state and no trace.
@@ -49,5 +52,5 @@ def bptt(
     >>> grads["readout"]["w_out"].shape
     (5, 2)
     """
-    spec = rules.specify("BPTT", None, net, loss, activity_loss, "symmetric")
+    spec = rules.specify("BPTT", None, net, loss, activity_loss, state_loss)
     return rules.build(spec, lambda *_: {}, chunks.gradient(None))

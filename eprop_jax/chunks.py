@@ -249,13 +249,17 @@ def kept(spec: RuleSpec) -> Callable:
 
 
 def loss_seed(spec: RuleSpec, params: dict, chunk: rules.Chunk, back: Swept) -> Seed:
-    """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence), and from the activity."""
+    """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence) and from the activity, and
+    ∂L/∂c^t from the state loss."""
     B = feedback.weights(params, spec.feedback)
 
-    def to_dh(dL_da):
-        return every_grade(spec, tr.total(dL_da @ B.T, chunk.dL_dh))
+    def to_dh(entry):
+        return every_grade(spec, tr.total(entry[0] @ B.T, chunk.dL_dh))
 
-    return Seed(back.da[jac.ONE_DRIVE], to_dh, keep=kept(spec))
+    def to_dc(entry):
+        return entry[1] and tuple(every_grade(spec, x) for x in entry[1])
+
+    return Seed((back.da[jac.ONE_DRIVE], chunk.dL_dc), to_dh, to_dc=to_dc, keep=kept(spec))
 
 
 def y_seed(spec: RuleSpec, final: Swept, spread: Array) -> Seed:
@@ -301,12 +305,26 @@ def together(
     batch, n = parts[0].shape
     full = [max(x.shape[1] for x in s.dc_K if x is not None) == n for s in units]
     wide = [s for s, is_full in zip(units, full) if is_full]
-    leads = [jax.eval_shape(s.to_dh, s.entry[0]).shape[:-2] for s in entering]
+    first = [jax.tree.map(lambda x: x[0], s.entry) for s in entering]
+    leads = [jax.eval_shape(s.to_dh, x).shape[:-2] for s, x in zip(entering, first)]
     stops = np.cumsum([math.prod(lead) for lead in leads] + [1] * len(wide))
 
     def to_dh(entries):
         dh = [s.to_dh(x).reshape(-1, batch, n) for s, x in zip(entering, entries)]
         return jnp.concatenate([*dh, jnp.zeros((len(wide), batch, n), parts[0].dtype)])
+
+    def to_dc(entries):
+        found = [s.to_dc(x) for s, x in zip(entering, entries)]
+        if all(x is None for x in found):
+            return None
+        nothing = jnp.zeros((len(wide), batch, n), parts[0].dtype)
+        blank = [jnp.zeros((math.prod(lead), batch, n), parts[0].dtype) for lead in leads]
+
+        def component(c):
+            own = [z if x is None else x[c].reshape(z.shape) for x, z in zip(found, blank)]
+            return jnp.concatenate([*own, nothing])
+
+        return tuple(component(c) for c in range(len(parts)))
 
     def at_end(c):
         found = [jnp.zeros_like(parts[c]) if s.dc_K[c] is None else s.dc_K[c] for s in wide]
@@ -323,7 +341,7 @@ def together(
         return [jax.tree.map(lambda x, i=i: cut(x, i), tree) for i in range(len(leads))]
 
     dc_K = tuple(at_end(c) for c in range(len(parts)))
-    stack = Seed(tuple(s.entry for s in entering), to_dh, dc_K, keep=parts_of)
+    stack = Seed(tuple(s.entry for s in entering), to_dh, dc_K, to_dc, keep=parts_of)
     if p.get("theta"):  # θ_j reaches a shared component of its own unit alone
         lone = [s for s, is_full in zip(units, full) if not is_full]
         stacked, *alone = adjoint.sweep(cell, p, path, 1, [stack, *lone])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eprop_jax import checks
 from eprop_jax.base import Array, LearningRule, PyTree
 from eprop_jax.bptt import bptt
 from eprop_jax.sequence import value_and_grad
@@ -54,16 +55,29 @@ def fidelity(g: PyTree, reference: PyTree) -> Fidelity:
     """Compare two gradients (arrays or trees) as one long vector each.
 
     Raises:
-      ValueError: if the trees differ in structure.
+      TypeError, ValueError: if the trees differ in structure or shapes, or hold no arrays.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> f = ej.fidelity(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0]))
     >>> [round(float(x), 3) for x in f]
     [0.707, 0.707, 1.0, 0.707]
     """
-    pairs = list(zip(jax.tree.leaves(g), jax.tree.leaves(reference)))
     if jax.tree.structure(g) != jax.tree.structure(reference):
-        raise ValueError("g: the tree differs from the reference's")
+        raise ValueError(
+            f"g: got the tree {jax.tree.structure(g)}, wanted the reference's, "
+            f"{jax.tree.structure(reference)}"
+        )
+    pairs = list(zip(jax.tree.leaves(g), jax.tree.leaves(reference)))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(g)]
+    if not pairs:
+        raise ValueError(f"g: got {g!r}, wanted at least one array")
+    for path, (a, b) in zip(paths, pairs):
+        checks.array(f"g{path}", a)
+        checks.array(f"reference{path}", b)
+        if a.shape != b.shape:
+            raise ValueError(
+                f"g{path}: got shape {list(a.shape)}, wanted {list(b.shape)}, as in reference"
+            )
     dot = sum(jnp.sum(a * b) for a, b in pairs)
     gg, rr = sum(jnp.sum(a * a) for a, _ in pairs), sum(jnp.sum(b * b) for _, b in pairs)
     diff = sum(jnp.sum((a - b) ** 2) for a, b in pairs)
@@ -118,17 +132,18 @@ def compare(
             raise TypeError(
                 f"rules[{name!r}]: got {type(rule).__name__}, wanted an ej.LearningRule"
             )
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: got {type(params).__name__}, wanted the dict that net.init gives")
     if reference is None:
         spec = next(iter(rules.values())).spec
         if spec is None:
             raise ValueError("reference: got None, wanted a rule, since the rules have no `spec`")
-        reference = bptt(spec.network, spec.loss, activity_loss=spec.activity_loss)
+        reference = bptt(
+            spec.network, spec.loss, activity_loss=spec.activity_loss, state_loss=spec.state_loss
+        )
 
     if not isinstance(reference, LearningRule):
         raise TypeError(f"reference: got {type(reference).__name__}, wanted an ej.LearningRule")
-
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params: got {type(params).__name__}, wanted the dict that net.init gives")
 
     def gradient(rule: LearningRule) -> dict[str, Array]:
         reads = rule.spec is None or rule.spec.feedback != "symmetric"

@@ -26,6 +26,7 @@ def eprop(
     *,
     feedback: str = "symmetric",
     activity_loss: Callable[[Array], Array] | None = None,
+    state_loss: Callable[[Any], Array] | None = None,
 ) -> LearningRule:
     """E-prop (Eq. 25, with the read-outs of appendix B): causal, local, approximate.
 
@@ -40,6 +41,8 @@ def eprop(
         "adaptive": through params["feedback"], which gets the same gradient as w_out.
       activity_loss: f [n] -> [], a loss on the window's mean activity, such as
         `ej.losses.firing_rate`. The window is what `step` is given.
+      state_loss: c_j -> [], a loss on one unit's state at one step, such as `ej.losses.voltage`;
+        it is summed over units and steps.
 
     Returns:
       A `LearningRule`. Its carry holds ε and γ: [*batch, lines, n] a component, constant in T.
@@ -57,7 +60,7 @@ def eprop(
     >>> out.grads["cell"]["w_rec"].shape
     (5, 5)
     """
-    spec = rules.specify("e-prop", 1, net, loss, activity_loss, feedback)
+    spec = rules.specify("e-prop", 1, net, loss, activity_loss, state_loss, feedback)
     return rules.build(spec, init_traces, chunks.gradient(recursion))
 
 
@@ -81,6 +84,7 @@ def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
     gamma = [recursions.readout_variable(m, g, x) for g, x in zip(gamma, e)]  # Eq. 34
     grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 36, 40
     grads = recursions.meet_activity(m.dL_dh, grads, e, tr.scale)
+    grads = recursions.meet_state(m.dL_dc, grads, epsilon, tr.scale)
     gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
 
     gamma = recursions.pack(params, carry, gamma_out, gamma)

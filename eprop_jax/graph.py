@@ -9,6 +9,7 @@
     y_k^{t-1} → y_k^t    readout_recurrence    ∂y_k^t/∂y_k^{t-1}
     y_k^t → L^t          loss                  ∂L/∂y_k^t
     h_j^t → L^t          activity              ∂L/∂h_j^t         (an activity loss)
+    c_j^t → L^t          state                 ∂L/∂c_j^t         (a state loss)
 
 The gradient is a sum over paths from w to L, each the product of the derivatives along it. A rule is
 a choice of paths. Nothing here is drawn by hand: an edge stands where the network's own Jacobian
@@ -29,7 +30,7 @@ from eprop_jax.base import Carry, Cell, LearningRule, PyTree, RuleSpec
 
 KINDS = (
     "input", "implicit", "explicit", "output", "direct", "readout", "readout_recurrence", "loss",
-    "activity",
+    "activity", "state",
 )  # fmt: skip
 
 
@@ -191,6 +192,7 @@ def _edges(
             for k in range(outputs):
                 yield from edge("readout", h_j, Node("y", k, t), readout)
             yield from edge("activity", h_j, Node("L", 0, t))
+            yield from edge("state", c_j, Node("L", 0, t))
         for k in range(outputs if t > 0 else 0):
             if t > 1:
                 yield from edge("readout_recurrence", Node("y", k, t - 1), Node("y", k, t))
@@ -243,6 +245,7 @@ def _read(rule: LearningRule) -> tuple[dict[str, tuple[str, ...]], tuple[str, ..
         "readout_recurrence": ("y → y",) if J_out.D[0][0] is not None else (),
         "loss": ("y",),
         "activity": ("h",) if spec.activity_loss is not None else (),
+        "state": names if spec.state_loss is not None else (),
     }
     return {kind: there for kind, there in found.items() if there}, names, carried
 

@@ -52,7 +52,7 @@ def implicit_eligibility_gradient(
     >>> grads["cell"]["w_rec"]["z"].shape
     (5, 5)
     """
-    spec = rules.specify("Eq. 10", None, net, loss, None, "symmetric")
+    spec = rules.specify("Eq. 10", None, net, loss, None, None)
 
     def gradient(spec, params, carry, xs, ys, keep):
         m = meet(spec, params, carry, xs, ys)
@@ -87,7 +87,7 @@ def first_explicit_gradient(
     >>> grads["cell"]["w_rec"].shape
     (5, 5)
     """
-    spec = rules.specify("Eq. 18", None, net, loss, None, "symmetric")
+    spec = rules.specify("Eq. 18", None, net, loss, None, None)
 
     def gradient(spec, params, carry, xs, ys, keep):
         m = meet(spec, params, carry, xs, ys)

@@ -26,12 +26,13 @@ def squared_error(y: Array, target: Array) -> Array:
       target: [n_out].
 
     Raises:
-      ValueError: if the shapes differ.
+      TypeError, ValueError: if `y` is no [n_out], or the shapes differ.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> float(ej.losses.squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
     2.0
     """
+    checks.array("y", y, 1, "[n_out]")
     target = jnp.asarray(target)
     if target.shape != y.shape:
         raise ValueError(
@@ -49,12 +50,13 @@ def softmax_cross_entropy(y: Array, target: Array) -> Array:
       target: integer [] (a class outside 0 … n_out − 1 gives NaN), or floating [n_out].
 
     Raises:
-      ValueError: if the target is neither.
+      TypeError, ValueError: if `y` is no [n_out], or the target is neither.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> round(float(ej.losses.softmax_cross_entropy(jnp.zeros(4), jnp.array(2))), 4)
     1.3863
     """
+    checks.array("y", y, 1, "[n_out]")
     target = jnp.asarray(target)
     log_p = jax.nn.log_softmax(y)
     if target.shape == () and jnp.issubdtype(target.dtype, jnp.integer):
@@ -117,17 +119,49 @@ def firing_rate(target: Any, strength: float = 1.0) -> Callable[[Array], Array]:
       strength: c_reg, not negative.
 
     Raises:
-      ValueError: if `strength` is negative.
+      TypeError, ValueError: if `target` or `strength` is no number, or negative.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> round(float(ej.losses.firing_rate(0.01, strength=2.0)(jnp.array([0.02, 0.01]))), 6)
     0.0001
     """
-    checks.finite("target", target)
-    checks.nonnegative("strength", strength)
+    checks.nonnegative("target", target)
+    checks.nonnegative("strength", checks.number("strength", strength))
 
     def loss(f):
+        checks.array("f", f, 1, "[n]")
         wanted = checks.per_unit("target", target, f.shape[0])
         return 0.5 * strength * jnp.sum((f - jnp.asarray(wanted, f.dtype)) ** 2)
+
+    return loss
+
+
+def voltage(strength: float = 1.0, name: str = "v") -> Callable[[Any], Array]:
+    """State loss ½ · strength · v²: L2 on a component of the hidden state.
+
+    Pass it to a rule as `state_loss`; the rule sums it over units and steps and takes the mean over
+    the batch.
+
+    Args:
+      strength: c_v, not negative.
+      name: the component, as the cell's state names it.
+
+    Raises:
+      TypeError, ValueError: if `strength` is negative or `name` no name; when a rule calls it, if
+        the state has no such component.
+
+    >>> import eprop_jax as ej
+    >>> float(ej.losses.voltage(2.0)(ej.cells.SpikingState(v=3.0)))
+    9.0
+    """
+    checks.nonnegative("strength", strength)
+    if not isinstance(name, str):
+        raise TypeError(f"name: got {name!r}, wanted the name of a component of the state")
+
+    def loss(c):
+        if not hasattr(c, name):
+            has = getattr(c, "_fields", type(c).__name__)
+            raise ValueError(f"name: got {name!r}, wanted a component of the state: {has}")
+        return 0.5 * strength * getattr(c, name) ** 2
 
     return loss

@@ -35,6 +35,7 @@ def m_order_eprop(
     order: int,
     feedback: str = "symmetric",
     activity_loss: Callable[[Array], Array] | None = None,
+    state_loss: Callable[[Any], Array] | None = None,
 ) -> LearningRule:
     """m-order e-prop (section 4): order 1 is e-prop, order ≥ T is the exact gradient (order ≥ T + 1
     for a trained parameter that `output` reads, such as a threshold: h^0 depends on it already).
@@ -50,6 +51,8 @@ def m_order_eprop(
       feedback: "symmetric", "random" or "adaptive", as in `eprop`; it replaces w_out at the end of
         every path.
       activity_loss: f [n] -> [], a loss on the window's mean activity.
+      state_loss: c_j -> [], a loss on one unit's state at one step, such as `ej.losses.voltage`;
+        it is summed over units and steps.
 
     Returns:
       A `LearningRule`. Its carry holds ε, β⁽¹⁾ … β⁽ᵐ⁻¹⁾ and γ.
@@ -67,7 +70,7 @@ def m_order_eprop(
     (5, 5)
     """
     order = checks.size("order", order)
-    spec = rules.specify(f"order {order}", order, net, loss, activity_loss, feedback)
+    spec = rules.specify(f"order {order}", order, net, loss, activity_loss, state_loss, feedback)
     if order == 1:
         return rules.build(spec, first_order_traces, chunks.gradient(first_order))
     return rules.build(spec, init_traces, chunks.gradient(recursion))
@@ -118,6 +121,9 @@ def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
     gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, b)]  # Eq. 34
     grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 19-20, 36
     grads = recursions.meet_activity(m.dL_dh, grads, b, tr.scale_ends)
+    grads = recursions.meet_state(m.dL_dc, grads, epsilon, tr.scale)
+    for b_s in beta:
+        grads = recursions.meet_state(m.dL_dc, grads, b_s, tr.scale_ends)
     gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
 
     carry = carry._replace(

@@ -31,6 +31,8 @@ class Moment(NamedTuple):
     dL_dy: Array
     dL_dh: Maybe
     """direct, from the activity loss"""
+    dL_dc: tuple[Array, ...] | None
+    """direct, from the state loss, by component"""
     spread: Array
     learning_signal: Array
     """see `feedback.signal`"""
@@ -63,6 +65,7 @@ def moment(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> Moment:
         tr.sources(p_out, J_out, {"w_out": run.h_K}),
         chunk.dL_dy[0],
         chunk.dL_dh,
+        chunk.dL_dc and tuple(x[0] for x in chunk.dL_dc),
         spread,
         to_signal(chunk.dL_dy[0]),
     )
@@ -174,6 +177,14 @@ def meet_activity(dL_dh: Maybe, grads: list, traces: list, scale) -> list[Array]
     if dL_dh is None:
         return grads
     met = [scale(dL_dh, e) for e in traces]
+    return [g if x is None else g + x.reshape(-1, *g.shape).sum(0) for g, x in zip(grads, met)]
+
+
+def meet_state(dL_dc: Maybe, grads: list, traces: list, scale) -> list[Array]:
+    """The state loss meets c itself: Σ_batch Σ_c ∂L/∂c_c ε_c, beside what comes through h."""
+    if dL_dc is None:
+        return grads
+    met = [tr.total(*(scale(d, x) for d, x in zip(dL_dc, trace))) for trace in traces]
     return [g if x is None else g + x.reshape(-1, *g.shape).sum(0) for g, x in zip(grads, met)]
 
 

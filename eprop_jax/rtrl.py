@@ -25,6 +25,7 @@ def rtrl(
     loss: Callable[[Array, Any], Array],
     *,
     activity_loss: Callable[[Array], Array] | None = None,
+    state_loss: Callable[[Any], Array] | None = None,
 ) -> LearningRule:
     """Real-time recurrent learning (Eq. 22-24): the exact gradient, causally.
 
@@ -35,6 +36,8 @@ def rtrl(
       net: the network.
       loss: loss(y [n_out], target) -> [], of one example at one step.
       activity_loss: f [n] -> [], a loss on the window's mean activity.
+      state_loss: c_j -> [], a loss on one unit's state at one step, such as `ej.losses.voltage`;
+        it is summed over units and steps.
 
     Returns:
       A `LearningRule`. Its carry holds α: [*batch, n, lines, n] a component, and γ.
@@ -50,7 +53,7 @@ def rtrl(
     >>> carry.alpha["w_rec"].shape
     (4, 5, 5, 5)
     """
-    spec = rules.specify("RTRL", None, net, loss, activity_loss, "symmetric")
+    spec = rules.specify("RTRL", None, net, loss, activity_loss, state_loss)
     return rules.build(spec, init_traces, chunks.gradient(recursion))
 
 
@@ -85,6 +88,7 @@ def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
     gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, a)]  # Eq. 34
     grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 24, 36
     grads = recursions.meet_activity(m.dL_dh, grads, a, tr.scale_ends)
+    grads = recursions.meet_state(m.dL_dc, grads, alpha, tr.scale_ends)
     gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
 
     gamma = recursions.pack(params, carry, gamma_out, gamma)

@@ -40,6 +40,8 @@ class Chunk(NamedTuple):
     """activity loss, [B]"""
     dL_dh: Array | None
     """its direct derivative ∂L/∂h^t, the same at each step, [B, n]"""
+    dL_dc: tuple[Array, ...] | None = None
+    """direct derivative ∂L/∂c^t of the state loss, by component: [K, B, n]"""
 
     @property
     def loss(self) -> Array:
@@ -47,7 +49,13 @@ class Chunk(NamedTuple):
 
 
 def specify(
-    name: str, order: int | None, net: Network, loss: Any, activity_loss: Any, kind: str
+    name: str,
+    order: int | None,
+    net: Network,
+    loss: Any,
+    activity_loss: Any,
+    state_loss: Any,
+    kind: str = "symmetric",
 ) -> RuleSpec:
     """Refuse what is no network or no loss."""
     if not isinstance(net, Network):
@@ -55,8 +63,10 @@ def specify(
     checks.is_callable("loss", loss)
     if activity_loss is not None:
         checks.is_callable("activity_loss", activity_loss)
+    if state_loss is not None:
+        checks.is_callable("state_loss", state_loss)
     checks.one_of("feedback", kind, feedback.KINDS)
-    return RuleSpec(name, order, net, loss, activity_loss, kind)
+    return RuleSpec(name, order, net, loss, activity_loss, kind, state_loss)
 
 
 def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> LearningRule:
@@ -226,6 +236,20 @@ def activity_losses(spec: RuleSpec, h: Array) -> tuple[Array, Array | None]:
     return losses, wires.own(dL_df)
 
 
+def state_losses(spec: RuleSpec, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
+    """The state loss of each step and example, Σ_j over units, [K, B], and ∂/∂c^t by component."""
+
+    def of_unit(c_j):
+        return jnp.sum(checks.loss_value("state_loss", spec.state_loss(c_j)))
+
+    of = jax.value_and_grad(of_unit, allow_int=True)  # a counter has no derivative, and gets none
+    losses, dL_dc = jax.vmap(jax.vmap(jax.vmap(of)))(c)
+    where = jac.float_positions(c)
+    return spec.network.cell.wires.total(jnp.sum(losses, -1)), tuple(
+        jax.tree.leaves(dL_dc)[i] for i in where
+    )
+
+
 def meet(spec: RuleSpec, params: dict, state: State, xs: Array, ys: PyTree) -> Chunk:
     """Run the chunk, and differentiate the loss where it touches the network."""
     run = forward.run(spec.network, params, state, xs)
@@ -233,7 +257,11 @@ def meet(spec: RuleSpec, params: dict, state: State, xs: Array, ys: PyTree) -> C
     losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, ys)
     activity, dL_df = activity_losses(spec, run.h)
     dL_dh = None if dL_df is None else dL_df / (K * B)
-    return Chunk(run, losses, dL_dy / B, activity, dL_dh)
+    dL_dc = None
+    if spec.state_loss is not None:
+        more, dL_dc = state_losses(spec, run.c)
+        losses, dL_dc = losses + more, tuple(x / B for x in dL_dc)
+    return Chunk(run, losses, dL_dy / B, activity, dL_dh, dL_dc)
 
 
 def finish(spec: RuleSpec, params: dict, chunk: Chunk, grads: dict) -> StepOutput:

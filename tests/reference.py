@@ -145,12 +145,17 @@ def leaky(kappa, scale=False):
 # -- the gradient ---------------------------------------------------------------------------------
 
 
-def unroll(cell, readout, params, xs, *, order=None, B=None, y_0=0.0):
-    """One sequence xs [T, n_in] -> y [T, n_out], h [T, n]. `B` replaces w_out on the way back."""
+def unroll(*args, **options):
+    """One sequence xs [T, n_in] -> y [T, n_out], h [T, n]."""
+    return trajectory(*args, **options)[:2]
+
+
+def trajectory(cell, readout, params, xs, *, order=None, B=None, y_0=0.0):
+    """y [T, n_out], h [T, n] and a list of the T states c. `B` replaces w_out on the way back."""
     p, p_out = params["cell"], params["readout"]
     n, n_out = p_out["w_out"].shape
     levels = [cell.start(n)] * (order or 1)
-    y, ys, hs = jnp.full(n_out, y_0), [], []
+    y, ys, hs, cs = jnp.full(n_out, y_0), [], [], []
     for x in xs:
         h_tm1 = [cell.output(p, c) for c in levels]
         h_tm1 = h_tm1 if order is None else [stop(h_tm1[0]), *h_tm1[:-1]]
@@ -160,15 +165,18 @@ def unroll(cell, readout, params, xs, *, order=None, B=None, y_0=0.0):
         y = readout(p_out, y, a + p_out["bias"] if "bias" in p_out else a)
         ys.append(y)
         hs.append(h)
-    return jnp.stack(ys), jnp.stack(hs)
+        cs.append(levels[-1])
+    return jnp.stack(ys), jnp.stack(hs), cs
 
 
-def total_loss(cell, readout, params, xs, ys, loss, *, activity=None, **options):
-    """Σ_t mean_batch loss, and the activity loss of the whole sequence: xs [T, *batch, n_in]."""
+def total_loss(cell, readout, params, xs, ys, loss, *, activity=None, state=None, **options):
+    """Σ_t mean_batch loss, the activity loss of the whole sequence, and Σ_t of a function of c^t:
+    xs [T, *batch, n_in]."""
 
     def of_sequence(x, target):
-        y, h = unroll(cell, readout, params, x, **options)
+        y, h, c = trajectory(cell, readout, params, x, **options)
         total = sum(loss(y[t], jax.tree.map(lambda a: a[t], target)) for t in range(len(x)))
+        total = total if state is None else total + sum(state(c_t) for c_t in c)
         return total if activity is None else total + activity(jnp.mean(h, 0))
 
     def flat(a):

@@ -309,6 +309,46 @@ def test_the_window_of_the_activity_loss_is_the_chunk(name):
     ref.assert_same(grads, jax.jit(jax.grad(total))(p.params))
 
 
+STATE = {
+    "bptt": lambda net, s: ej.bptt(net, LOSS, state_loss=s),
+    "rtrl": lambda net, s: ej.rtrl(net, LOSS, state_loss=s),
+    "e-prop": lambda net, s: ej.eprop(net, LOSS, state_loss=s),
+    "order 2": lambda net, s: ej.m_order_eprop(net, LOSS, order=2, state_loss=s),
+}
+
+
+@pytest.mark.parametrize(
+    "name, cell, chunks",
+    [
+        ("bptt", "alif, all trained", (None,)),
+        ("rtrl", "alif, all trained", (1, 3)),
+        ("order 2", "alif, all trained", (1, 3)),
+        ("e-prop", "alif, all trained", (1, 3)),
+        ("e-prop", "lif", (None, 1, 3)),
+    ],
+)
+def test_a_loss_on_the_voltage_meets_the_state_itself(name, cell, chunks):
+    p = problem(cell, "leaky", T=4)
+    by_hand = lambda c: 1.5 * jnp.sum(c[0] ** 2)
+    rule = STATE[name](p.net, ej.losses.voltage(3.0))
+    wanted_loss, wanted = p.reference(order=ORDER[name], state=by_hand)
+    assert ref.distance(wanted["cell"], p.reference(order=ORDER[name])[1]["cell"]) > 0.1
+    for chunk in chunks:
+        loss, grads = ej.value_and_grad(rule, chunk=chunk)(p.params, p.xs, p.ys)
+        assert float(loss) == pytest.approx(float(wanted_loss), rel=1e-12)
+        ref.assert_same(grads, wanted)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_state_loss_may_read_every_component(chunk):
+    p = problem("lstm", "linear", T=4)
+    rule = ej.m_order_eprop(p.net, LOSS, order=3, state_loss=lambda c: jnp.sin(c.s) * c.o)
+    wanted = p.reference(order=3, state=lambda c: jnp.sum(jnp.sin(c[0]) * c[1]))
+    loss, grads = ej.value_and_grad(rule, chunk=chunk)(p.params, p.xs, p.ys)
+    assert float(loss) == pytest.approx(float(wanted[0]), rel=1e-12)
+    ref.assert_same(grads, wanted[1])
+
+
 # -- initial parameters ----------------------------------------------------------------------------
 
 

@@ -208,11 +208,16 @@ def product_along(path, d, dL_dy, dL_dh, B_over_w):
                 value = dL_dy[t, i] * value
             case "activity":
                 value = dL_dh[i] * value
+            case "state":
+                value = 0.7 * value[0]
     return value
 
 
 def activity(f):
     return jnp.sum((f - 0.3) ** 2)
+
+
+DIRECT = {"activity_loss": activity, "state_loss": lambda c: 0.7 * c}
 
 
 RULES = {
@@ -232,7 +237,7 @@ RULES = {
     [
         ("alif", "leaky", ("RTRL", "e-prop", "order 2", "random"), {}),
         ("alif, all trained", "leaky", ("order 2",), {}),
-        ("rnn", "linear", ("order 2, random",), {"activity_loss": activity}),
+        ("rnn", "linear", ("order 2, random",), DIRECT),
         ("lstm", "custom", ("BPTT",), {}),
         ("linear_recurrence", "linear", ("e-prop",), {}),
     ],
@@ -250,7 +255,7 @@ def test_the_paths_of_the_graph_sum_to_the_gradient_of_the_rule(cell, readout, r
         dL_dh = np.asarray(jax.grad(activity)(out.activity.mean(0))) / 3
 
         g = graph.unroll(rule, steps=3, units=2, outputs=2)
-        assert ("activity" in g.kinds) == bool(options)
+        assert ("activity" in g.kinds) == ("state" in g.kinds) == bool(options)
         factors = (d, dL_dy, dL_dh, np.asarray(B / p.params["readout"]["w_out"]))
         total = sum(product_along(path, *factors) for path in graph.paths(g))
         got, _ = ravel_pytree(grads["cell"])

@@ -23,6 +23,7 @@ SYMBOLS = {
     "readout_recurrence": r"$\partial y^t/\partial y^{t-1}$",
     "loss": r"$\partial L/\partial y^t$",
     "activity": r"$\partial L/\partial h^t$",
+    "state": r"$\partial L/\partial c^t$",
 }
 NAMES = {"readout": "read-out", "readout_recurrence": "read-out recurrence"}
 COLOURS = {
@@ -35,6 +36,7 @@ COLOURS = {
     "readout_recurrence": style.COLOURS[4],
     "loss": style.COLOURS[6],
     "activity": style.COLOURS[5],
+    "state": "#7F7F00",
 }
 VARIABLES = {
     "epsilon": (r"\epsilon", ("implicit",)),
@@ -73,6 +75,7 @@ def computational_graph(
     >>> ax.get_title()
     'e-prop: carries ε, γ'
     """
+    style.axes(ax)
     g = graphs.unroll(rule, steps, units, outputs)
     places = _places(g, units, outputs)
     for edge in g.edges:
@@ -132,7 +135,8 @@ def _arrow(ax: Any, edge: Edge, places: dict) -> None:
             ax, "$B$", (source[0] + target[0]) / 2, (source[1] + target[1]) / 2, COLOURS[edge.kind]
         )
     looks = _looks(edge.kind, edge.status)
-    bend = {"direct": 0.16, "activity": 0.3}.get(edge.kind, 0.0)  # around what stands between
+    around = {"direct": 0.16, "activity": 0.3, "state": 0.4}  # what stands between
+    bend = around.get(edge.kind, 0.0)
     ax.add_patch(
         FancyArrowPatch(
             source, target, arrowstyle="-|>", mutation_scale=9, shrinkA=RADIUS, shrinkB=RADIUS,
