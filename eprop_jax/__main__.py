@@ -1,9 +1,8 @@
-"""`python -m eprop_jax`: the demo; `python -m eprop_jax taxonomy`: the table of learning rules."""
+"""`python -m eprop_jax`: the demo; with a command (train, resume, compare, sweep, taxonomy): that."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import json
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eprop_jax import __version__, demo, plotting, tasks, taxonomy
+from eprop_jax import __version__, demo, options, plotting, runs, tasks, taxonomy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the arguments; default: those of the process.
 
     Returns:
-      The exit code: 0; 130 if interrupted (Ctrl-C).
+      The exit code: 0; 2 for what a command refuses; 130 if interrupted (Ctrl-C).
 
     Raises:
       SystemExit: with code 2 for wrong arguments, 0 for --help and --version.
@@ -35,12 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     {...
     0
     """
+    args = parse(sys.argv[1:] if argv is None else list(argv))
     try:
-        args = parse(sys.argv[1:] if argv is None else list(argv))
         return COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except (ValueError, TypeError, FileNotFoundError, FloatingPointError, ImportError) as error:
+        print(f"python -m eprop_jax {args.command}: {error}", file=sys.stderr)
+        return 2
 
 
 # -- arguments -------------------------------------------------------------------------------------
@@ -72,92 +74,38 @@ def parse(argv: list[str]) -> argparse.Namespace:
         subparsers[name] = sub
     if not argv or argv[0] not in (*COMMANDS, "--version", "-h", "--help"):
         if argv and not argv[0].startswith("-"):
-            parser.error(wrong("command", argv[0], list(COMMANDS)))
+            parser.error(options.wrong("command", argv[0], list(COMMANDS)))
         argv = ["demo", *argv]
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         sub = subparsers[args.command]
-        options = sorted(o for o in sub._option_string_actions if o.startswith("--"))
-        sub.error(wrong("argument", unknown[0].split("=")[0], options))
+        known = sorted(o for o in sub._option_string_actions if o.startswith("--"))
+        sub.error(options.wrong("argument", unknown[0].split("=")[0], known))
     return args
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--rule", action="append", type=names("rule", demo.RULES), metavar="RULE",
+        "--rule", action="append", type=options.names("rule", demo.RULES), metavar="RULE",
         help=f"one or more of {', '.join(demo.RULES)}; repeat it or separate by commas "
         f"(default: {','.join(demo.DEFAULT_RULES)})",
     )  # fmt: skip
     parser.add_argument(
-        "--cell", action="append", type=names("cell", demo.CELLS), metavar="CELL",
+        "--cell", action="append", type=options.names("cell", demo.CELLS), metavar="CELL",
         help=f"one or more of {', '.join(demo.CELLS)} (default: both)",
     )  # fmt: skip
     parser.add_argument(
-        "--order", action="append", type=numbers("order"), metavar="M",
+        "--order", action="append", type=options.numbers(1), metavar="M",
         help="orders of m-order e-prop (default: 4,2); order >= the sequence's length is exact",
     )  # fmt: skip
-    parser.add_argument("--seed", type=number("seed", 0), default=0, help="first seed (default: 0)")
-    parser.add_argument("--seeds", type=number("seeds", 1), default=3, metavar="N",
+    parser.add_argument("--seed", type=options.number(0), default=0, help="first seed (default: 0)")
+    parser.add_argument("--seeds", type=options.number(1), default=3, metavar="N",
                         help="how many seeds, trained side by side (default: 3)")  # fmt: skip
-    parser.add_argument("--steps", type=number("steps", 1), metavar="N",
+    parser.add_argument("--steps", type=options.number(1), metavar="N",
                         help="updates of the weights (default: a cell's own)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR",
                         help="where the picture goes (default: ./out)")  # fmt: skip
-    json_option(parser)
-
-
-def json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true",
-                        help="results to stdout as JSON, all else to stderr")  # fmt: skip
-
-
-def wrong(what: str, got: str, choices: Sequence[str]) -> str:
-    """The message for a value that is not among the choices, with the nearest that is."""
-    (nearest,) = difflib.get_close_matches(got, choices, n=1, cutoff=0.0)
-    return f"unknown {what} {got!r}; did you mean {nearest!r}? (one of {', '.join(choices)})"
-
-
-def names(what: str, choices: Sequence[str]) -> Callable[[str], list[str]]:
-    def of(text: str) -> list[str]:
-        values = [v.strip() for v in text.split(",") if v.strip()]
-        for value in values or [""]:
-            if value not in choices:
-                raise argparse.ArgumentTypeError(wrong(what, value, choices))
-        return values
-
-    return of
-
-
-def number(what: str, least: int) -> Callable[[str], int]:
-    def of(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(
-                f"got {text!r}, wanted a whole number >= {least}; the nearest is "
-                f"{_nearest_number(text, least)}"
-            )
-        return value
-
-    return of
-
-
-def _nearest_number(text: str, least: int) -> int:
-    try:
-        return max(least, round(float(text)))
-    except (ValueError, OverflowError):
-        return least
-
-
-def numbers(what: str) -> Callable[[str], list[int]]:
-    return lambda text: [number(what, 1)(part) for part in text.split(",")]
-
-
-def flat(lists: list[list] | None, default: Sequence) -> list:
-    """What a repeatable option collected, once each, in order."""
-    return list(default) if lists is None else list(dict.fromkeys(v for x in lists for v in x))
+    runs.json_option(parser)
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -174,10 +122,10 @@ def run_taxonomy(args: argparse.Namespace) -> int:
 def run_demo(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     say = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
-    rules, chosen = flat(args.rule, demo.DEFAULT_RULES), flat(args.cell, demo.CELLS)
+    rules, chosen = options.flat(args.rule, demo.DEFAULT_RULES), options.flat(args.cell, demo.CELLS)
     if args.order and args.rule and "m-order" not in rules:
         rules.append("m-order")  # who names an order wants to see it
-    orders = flat(args.order, demo.DEFAULT_ORDERS)
+    orders = options.flat(args.order, demo.DEFAULT_ORDERS)
     args.out.mkdir(parents=True, exist_ok=True)
     data = tasks.digits()
     setups = {cell: demo.setup(cell) for cell in chosen}
@@ -208,8 +156,15 @@ def run_demo(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "demo": Command("train and compare every rule on handwritten digits", demo_options, run_demo),
-    "taxonomy": Command("print the learning rules, their equations and costs", json_option,
+    "taxonomy": Command("print the learning rules, their equations and costs", runs.json_option,
                         run_taxonomy),
+    "train": Command("train a network on a task, with checkpoints", runs.train_options,
+                     runs.run_train),
+    "resume": Command("go on with a run that was cut off", runs.resume_options, runs.run_resume),
+    "compare": Command("train a network under several rules from the same weights",
+                       runs.compare_options, runs.run_compare),
+    "sweep": Command("train many seeds and learning rates as one program", runs.sweep_options,
+                     runs.run_sweep),
 }  # fmt: skip
 
 
