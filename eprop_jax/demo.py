@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eprop_jax import cells, feedback, jacobians, losses, readouts, taxonomy
+from eprop_jax import cells, feedback, jacobians, losses, readouts, taxonomy, training
 from eprop_jax.base import Array, LearningRule, Network, PyTree
 from eprop_jax.bptt import bptt
 from eprop_jax.compare import Fidelity, fidelity
@@ -179,7 +179,18 @@ def begin(method: Method, params: PyTree, optimizer: optax.GradientTransformatio
     """(what the method reads of `params`, the optimiser's state for what it trains), by seed."""
     names = ("cell", "readout", "feedback") if reads_feedback(method.rule) else ("cell", "readout")
     params = {k: params[k] for k in names}
-    return params, jax.vmap(optimizer.init)({k: params[k] for k in method.trains})
+    start = training.trainer(method.rule, only(method.trains, optimizer), lambda key: ()).init
+    return params, jax.vmap(lambda p: start(p, jax.random.key(0)).opt_state)(params)
+
+
+def only(names: Sequence[str], optimizer: optax.GradientTransformation) -> Any:
+    """The optimiser for these parts of the parameters; the others stay as they are."""
+
+    def label(params):
+        what = lambda path: "trained" if path[0].key in names else "frozen"
+        return jax.tree.map_with_path(lambda path, _: what(path), params)
+
+    return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, label)
 
 
 def reads_feedback(rule: LearningRule) -> bool:
@@ -187,7 +198,7 @@ def reads_feedback(rule: LearningRule) -> bool:
 
 
 def trainer(method: Method, optimizer: optax.GradientTransformation, present: Callable) -> Callable:
-    """A compiled stretch of training: one `lax.scan` over updates, `vmap`ped over seeds.
+    """A compiled stretch of training: `training.trainer`, `vmap`ped over seeds.
 
     Args:
       method: the rule, and which parameters it trains; the others stay as they are.
@@ -212,17 +223,17 @@ def trainer(method: Method, optimizer: optax.GradientTransformation, present: Ca
     >>> losses.shape
     (2, 3)
     """
-    gradient = value_and_grad(method.rule)
 
-    def update(state, indices):
+    def segment(state, indices):
+        t = training.trainer(
+            method.rule, only(method.trains, optimizer), jax.vmap(present)(indices)
+        )
         params, opt_state = state
-        loss, grads = gradient(params, *present(indices))
-        own = {k: params[k] for k in method.trains}
-        changes, opt_state = optimizer.update({k: grads[k] for k in own}, opt_state, own)
-        own = dict(optax.apply_updates(own, changes))  # pyright: ignore
-        return ({**params, **own}, opt_state), loss
+        begun = training.TrainState(params, opt_state, jax.random.key(0), jnp.int32(0))
+        after, log = t.run(begun, len(indices))
+        return (after.params, after.opt_state), log["loss"]
 
-    return jax.jit(jax.vmap(lambda state, indices: jax.lax.scan(update, state, indices)))
+    return jax.jit(jax.vmap(segment))
 
 
 def presenter(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[Array], tuple]:
