@@ -1,6 +1,7 @@
 """Locality as communication: what a step moves between 8 devices, read out of the compiled program.
 
-    python -m benchmarks.locality [--quick]
+    python -m benchmarks.locality [--quick]     # the table of results/locality.md
+    python -m benchmarks.locality --plan        # the arithmetic of docs/SCALING.md
 
 Units are split over 8 devices, and the collectives of a compiled call are counted: what a gather
 yields, what a reduction takes, one inside a loop as often as the loop runs, divided by the K steps of
@@ -172,10 +173,54 @@ CASES = [
 ]  # fmt: skip
 
 
+# -- docs/SCALING.md: sizes and published bandwidths in, bounds out --------------------------------
+
+# name, bytes of memory, memory bytes/s, float32 operations/s, bytes/s into a device: in its node or
+# pod, and its share of the node's network
+H100 = ("H100 SXM", 80e9, 3.35e12, 67e12, 450e9, 50e9)
+FAN_IN, LATENCY = 1000, 10e-6
+
+
+def bounds(n, K, batch, devices, hardware=H100, per_node=8):
+    """Seconds a step that memory, arithmetic, links and latency each need at least, for e-prop of
+    ALIF units on a synapse list: see docs/SCALING.md for each term."""
+    _, memory, bandwidth, flops, link, network = hardware
+    synapses = n * FAN_IN
+    stored = synapses * (20 + 8 * batch) / devices
+    traffic = synapses * ((16 + 16 * batch) if K == 1 else (16 + 16 * batch) / K + 8) / devices
+    work = synapses * batch * (12 if K == 1 else 10) / devices
+    into = 4 * n * batch if devices > 1 else 0
+    inside = into / link
+    between = into / (network * per_node) if devices > per_node else 0
+    return {
+        "units": n, "K": K, "batch": batch, "devices": devices,
+        "GB a device": stored / 1e9, "fits": "yes" if stored < memory else "no",
+        "memory us": 1e6 * traffic / bandwidth, "arithmetic us": 1e6 * work / flops,
+        "moved kB": into / 1e3, "links us": 1e6 * max(inside, between),
+        "latency us": 1e6 * 2 * LATENCY if devices > 1 else 0.0,
+    }  # fmt: skip
+
+
+def plan():
+    cases = [
+        (10**4, 1, 1), (10**4, 64, 1), (10**4, 64, 8), (10**5, 1, 1), (10**5, 1, 8),
+        (10**5, 64, 8), (10**6, 1, 8), (10**6, 1, 64), (10**6, 64, 64), (10**6, 1, 1024),
+    ]  # fmt: skip
+    rows = [bounds(n, K, 4, devices) for n, K, devices in cases]
+    limits = ("memory us", "arithmetic us", "links us", "latency us")
+    for row in rows:
+        row["bound by"] = max(limits, key=row.get).removesuffix(" us")
+    print(harness.table(rows, list(rows[0])))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the smallest size only")
-    sizes = (64,) if parser.parse_args().quick else (64, 256, 1024)
+    parser.add_argument("--plan", action="store_true", help="the arithmetic of docs/SCALING.md")
+    args = parser.parse_args()
+    if args.plan:
+        return plan()
+    sizes = (64,) if args.quick else (64, 256, 1024)
     rows = []
     for split, name, rule, traces, K, program, theory, words in CASES:
         mesh = ej.sharding.mesh(**{split: 8})
