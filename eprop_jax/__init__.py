@@ -20,6 +20,7 @@ from eprop_jax.bptt import bptt
 from eprop_jax.compare import compare, fidelity
 from eprop_jax.cost import cost
 from eprop_jax.eprop import eprop
+from eprop_jax.finite import check_finite
 from eprop_jax.m_order import m_order_eprop
 from eprop_jax.online import online
 from eprop_jax.rtrl import rtrl
@@ -38,6 +39,7 @@ __all__ = [
     "StepOutput",
     "bptt",
     "cells",
+    "check_finite",
     "checkpoints",
     "compare",
     "cost",

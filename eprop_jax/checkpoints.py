@@ -49,15 +49,11 @@ def save(folder: str | Path, tree: PyTree, step: int, *, keep: int | None = None
     ...     ej.checkpoints.steps(folder), ej.checkpoints.restore(folder, {"w": jnp.zeros(3)})
     ([7], {'w': Array([1., 1., 1.], dtype=float32)})
     """
+    folder = checks.folder("folder", folder).absolute()
     step = checks.steps("step", step)
     if keep is not None:
         checks.size("keep", keep)
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)):
-            raise TypeError(
-                f"tree{jax.tree_util.keystr(path)}: got {type(leaf).__name__}, wanted an array"
-            )
-    folder = Path(folder).absolute()
+    _arrays("tree", tree)
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".unfinished-{step}-{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -82,7 +78,7 @@ def steps(folder: str | Path) -> list[int]:
     >>> ej.checkpoints.steps("no/such/folder")
     []
     """
-    folder = Path(folder)
+    folder = checks.folder("folder", folder)
     names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
 
@@ -113,21 +109,33 @@ def restore(folder: str | Path, like: PyTree, step: int | None = None) -> PyTree
     ...
     ValueError: like['w']: wanted float32[4], and the checkpoint of step 7 has float32[3]
     """
+    folder = checks.folder("folder", folder).absolute()
     there = steps(folder)
     if step is None:
         if not there:
-            raise FileNotFoundError(f"folder: got {folder}, where there is no complete checkpoint")
+            raise FileNotFoundError(f"folder: got {folder}, wanted one with a complete checkpoint")
         step = there[-1]
-    elif step not in there:
-        raise FileNotFoundError(f"step: got {step}, and {folder} has {there or 'none'}")
-    path = _at(Path(folder).absolute(), step)
+    elif checks.steps("step", step) not in there:
+        raise FileNotFoundError(
+            f"step: got {step}, wanted one that {folder} has: {there or 'none'}"
+        )
+    _arrays("like", like)
+    path = _at(folder, step)
     _verify(path)
     plain = _plain(like)
     reader = _orbax().StandardCheckpointer()
     with reader:
-        _fits(plain, reader.metadata(path / TREE), step)
-        tree = reader.restore(path / TREE, jax.tree.map(_abstract, plain))
+        _fits(plain, _read(path, reader.metadata), path, step)
+        tree = _read(path, reader.restore, jax.tree.map(_abstract, plain))
     return jax.tree.map(_as_was, like, tree)
+
+
+def _arrays(name: str, tree: PyTree) -> None:
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)}: got {type(leaf).__name__}, wanted an array"
+            )
 
 
 def _at(folder: Path, step: int) -> Path:
@@ -171,20 +179,36 @@ def _sums(path: Path) -> dict[str, str]:
 def _verify(path: Path) -> None:
     try:
         expected = json.loads((path / SUMS).read_text())
-        assert isinstance(expected, dict)
-    except (OSError, ValueError, AssertionError):
+    except (OSError, ValueError):
+        expected = None
+    if not isinstance(expected, dict) or not expected:
         raise ValueError(
-            f"folder: {path} has no readable {SUMS}; it is no checkpoint of this library"
-        ) from None
+            f"folder: {path} has no readable {SUMS}; wanted a checkpoint that ej.checkpoints.save wrote"
+        )
     found = _sums(path)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            what = "is missing" if name not in found else "was not written by it"
-            what = "was changed or cut short" if name in found and name in expected else what
-            raise ValueError(f"folder: in the checkpoint {path}, {name} {what}")
+            what = "was changed or cut short"
+            what = what if name in found else "is missing"
+            what = what if name in expected else "was not written with it"
+            raise ValueError(f"folder: in the checkpoint {path}, {name} {what}; wanted it as saved")
 
 
-def _fits(like: PyTree, metadata: Any, step: int) -> None:
+def _read(path: Path, how: Any, *args: Any) -> Any:
+    try:
+        return how(path / TREE, *args)
+    except Exception as error:
+        raise _unreadable(path, f"{type(error).__name__}: {checks.first_line(error)}") from error
+
+
+def _unreadable(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"folder: {path} is as its sums say, but orbax cannot read it ({why}); "
+        "wanted a checkpoint that ej.checkpoints.save wrote"
+    )
+
+
+def _fits(like: PyTree, metadata: Any, path: Path, step: int) -> None:
     stored = getattr(metadata, "item_metadata", metadata)
     stored = getattr(stored, "tree", stored)
 
@@ -197,11 +221,13 @@ def _fits(like: PyTree, metadata: Any, step: int) -> None:
             for path, x in jax.tree.leaves_with_path(tree)
         }
 
+    if stored is None:
+        raise _unreadable(path, "it finds no tree")
     wanted, has = by_path(like), by_path(stored)
-    for path in [*wanted, *has]:
-        a, b = wanted.get(path, "nothing"), has.get(path, "nothing")
+    for name in [*wanted, *has]:
+        a, b = wanted.get(name, "nothing"), has.get(name, "nothing")
         if a != b:
-            raise ValueError(f"like{path}: wanted {a}, and the checkpoint of step {step} has {b}")
+            raise ValueError(f"like{name}: wanted {a}, and the checkpoint of step {step} has {b}")
 
 
 def _sync(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -50,6 +52,13 @@ def finite(name: str, value):
     return value
 
 
+def number(name: str, value):
+    """One real number, also a NumPy or JAX scalar."""
+    if np.shape(finite(name, value)) != ():
+        raise ValueError(f"{name}: got shape {list(np.shape(value))}, wanted one number")
+    return value
+
+
 def decay(name: str, value):
     array = _numbers(name, value)
     if not np.all((array >= 0) & (array < 1)):
@@ -87,7 +96,7 @@ def one_of(name: str, value, allowed) -> str:
 
 
 def mask(name: str, value, n: int) -> np.ndarray:
-    array = np.asarray(value)
+    array = _array(name, value)
     if array.shape != (n, n) or array.dtype != bool:
         raise ValueError(
             f"{name}: got {array.dtype} {list(array.shape)}, wanted bool [{n}, {n}], [pre, post]"
@@ -95,11 +104,52 @@ def mask(name: str, value, n: int) -> np.ndarray:
     return array
 
 
+def key(name: str, value):
+    """One PRNG key, typed or raw; it may be traced."""
+    dtype, ndim = getattr(value, "dtype", None), getattr(value, "ndim", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not ((typed and ndim == 0) or (dtype == jnp.uint32 and ndim == 1)):
+        got = repr(value) if dtype is None else f"{dtype}{list(value.shape)}"
+        raise TypeError(f"{name}: got {got}, wanted one PRNG key, such as jax.random.key(0)")
+    return value
+
+
+def folder(name: str, value) -> Path:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}: got {value!r}, wanted a path")
+    return Path(value)
+
+
+def array(name: str, value, ndim: int | None = None, form: str = "an array"):
+    """What has a shape and a dtype, and so many axes; it may be traced."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise TypeError(f"{name}: got {type(value).__name__}, wanted {form}, as an array")
+    if ndim is not None and len(value.shape) != ndim:
+        raise ValueError(f"{name}: got shape {list(value.shape)}, wanted {form}")
+    return value
+
+
+def real(name: str, value):
+    """Real numbers or bools of any shape, as an array; one of JAX's, traced or not, stays as it is."""
+    array = value if isinstance(value, jax.Array) else _array(name, value)
+    numbers = jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool
+    if not numbers or jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: got dtype {array.dtype}, wanted real numbers")
+    return array
+
+
 def _numbers(name: str, value) -> np.ndarray:
-    array = np.asarray(value)
-    if not (np.issubdtype(array.dtype, np.number)) or np.iscomplexobj(array):
+    array = _array(name, value)
+    if not jnp.issubdtype(array.dtype, jnp.number) or np.iscomplexobj(array):
         raise TypeError(f"{name}: got {value!r}, wanted real numbers")
     return array
+
+
+def _array(name: str, value) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:  # a ragged list
+        raise TypeError(f"{name}: got {value!r}, wanted real numbers") from None
 
 
 # -- what a rule is given -------------------------------------------------------------------------
@@ -271,6 +321,37 @@ def unit_functions(cell, c, a, theta) -> None:
     h = jax.eval_shape(cell.output, theta, c)
     if getattr(h, "shape", None) != () or not jnp.issubdtype(h.dtype, jnp.floating):
         raise ValueError(f"output: got {h}, wanted one floating scalar, h_j")
+    _differentiable_forward("dynamics", cell.dynamics, (theta, c, a))
+    _differentiable_forward("output", cell.output, (theta, c))
+
+
+def _differentiable_forward(name: str, function: Callable, args: tuple) -> None:
+    """A function that can be called on these shapes can also be differentiated by them."""
+    leaves, tree = jax.tree.flatten(args)
+    real = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+
+    def jacobian(leaves):
+        def of_real(*given):
+            given = iter(given)
+            out = function(*tree.unflatten([next(given) if r else x for r, x in zip(real, leaves)]))
+            out = [jnp.asarray(x) for x in jax.tree.leaves(out)]
+            return [x for x in out if jnp.issubdtype(x.dtype, jnp.floating)]
+
+        primals = [x for r, x in zip(real, leaves) if r]
+        return jax.jacfwd(of_real, tuple(range(len(primals))))(*primals)
+
+    try:
+        jax.eval_shape(jacobian, leaves)
+    except Exception as error:
+        raise TypeError(
+            f"{name}: got a function that jax.jacfwd does not take ({first_line(error)}), "
+            "wanted one that can be differentiated forward; where it has a derivative of its own, "
+            "jax.custom_jvp and not jax.custom_vjp"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _by_path(tree) -> dict[str, Any]:

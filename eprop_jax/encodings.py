@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import core
 
 from eprop_jax import checks
@@ -39,15 +40,18 @@ def poisson(key: Array, rate: Any, dt: float = 1.0) -> Array:
     >>> spikes.shape, round(float(spikes.mean()), 2)
     ((1000, 4, 100), 0.05)
     """
-    checks.positive("dt", dt)
-    rate = _real("rate", rate)
+    checks.key("key", key)
+    checks.positive("dt", checks.number("dt", dt))
+    rate = checks.real("rate", rate)
     if not isinstance(rate, core.Tracer):
         checks.nonnegative("rate", rate)
-        if float(jnp.max(rate, initial=0.0)) * dt > 1000 * (1 + 1e-6):
+        highest = float(np.max(np.asarray(rate), initial=0.0))
+        if highest * dt > 1000 * (1 + 1e-6):
             raise ValueError(
-                f"rate: got up to {float(jnp.max(rate))} Hz, wanted at most {1000 / dt} Hz, one "
+                f"rate: got up to {highest} Hz, wanted at most {1000 / dt} Hz, one "
                 f"spike a step of dt={dt} ms"
             )
+    rate = _floating(rate)
     return jax.random.bernoulli(key, jnp.clip(rate * (dt / 1000), 0, 1)).astype(rate.dtype)
 
 
@@ -75,16 +79,19 @@ def population(
     >>> encodings.population(jnp.array([0.5]), n_units=3).round(2).tolist()
     [0.6100000143051147, 1.0, 0.6100000143051147]
     """
-    x = _real("x", x)
+    x = checks.real("x", x)
     if checks.size("n_units", n_units) < 2:
         raise ValueError(f"n_units: got {n_units}, wanted an int >= 2")
-    checks.finite("low", low)
-    checks.finite("high", high)
+    checks.number("low", low)
+    checks.number("high", high)
     if low >= high:
         raise ValueError(f"low: got {low}, wanted less than high={high}")
     if x.ndim < 1:
         raise ValueError("x: got a number, wanted [..., d], the channels last")
-    width = (high - low) / (n_units - 1) if width is None else checks.positive("width", width)
+    if width is not None:
+        checks.positive("width", checks.number("width", width))
+    x = _floating(x)
+    width = (high - low) / (n_units - 1) if width is None else width
     centres = jnp.linspace(low, high, n_units, dtype=x.dtype)
     distance = x[..., None] - jnp.broadcast_to(centres, (*x.shape, n_units))
     answer = jnp.exp(-0.5 * (distance / width) ** 2)
@@ -120,13 +127,14 @@ def level_crossing(
     >>> encodings.level_crossing(xs, threshold=0.5).tolist()
     [[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
     """
-    xs = _real("xs", xs)
-    checks.positive("threshold", threshold)
-    checks.finite("start", start)
+    xs = checks.real("xs", xs)
+    checks.positive("threshold", checks.number("threshold", threshold))
+    checks.number("start", start)
     if at_most is not None:
         at_most = checks.size("at_most", at_most)
     if xs.ndim < 2:
         raise ValueError(f"xs: got shape {list(xs.shape)}, wanted [T, ..., d], time first")
+    xs = _floating(xs)
     # In units of θ the reference is a whole number, which adds up without rounding.
     levels = jax.lax.stop_gradient((xs - start) / threshold)
 
@@ -158,22 +166,18 @@ def from_crossings(events: Any, threshold: float, *, start: float = 0.0) -> Arra
     >>> bool(jnp.all(abs(encodings.from_crossings(events, 0.25) - xs) <= 0.25))
     True
     """
-    events = _real("events", events)
-    checks.positive("threshold", threshold)
-    checks.finite("start", start)
+    events = checks.real("events", events)
+    checks.positive("threshold", checks.number("threshold", threshold))
+    checks.number("start", start)
     if events.ndim < 2 or events.shape[-1] % 2:
         raise ValueError(
             f"events: got shape {list(events.shape)}, wanted [T, ..., 2d], rises and falls"
         )
-    up, down = jnp.split(events, 2, axis=-1)
+    up, down = jnp.split(_floating(events), 2, axis=-1)
     return start + threshold * jnp.cumsum(up - down, axis=0)
 
 
-def _real(name: str, value: Any) -> Array:
-    """A floating array; integers and bools become the default float."""
-    array = jnp.asarray(value)
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        return array
-    if not (jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == jnp.bool_):
-        raise TypeError(f"{name}: got dtype {array.dtype}, wanted real numbers")
-    return array.astype(float)
+def _floating(array: Any) -> Array:
+    """Integers and bools become the default float."""
+    array = jnp.asarray(array)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)

@@ -30,7 +30,7 @@ def init(key: Array, net: Network, gain: float = 1.0) -> Array:
       gain: scale.
 
     Raises:
-      TypeError, ValueError: if `net` is no Network, or `gain` is negative.
+      TypeError, ValueError: if `key` is no key, `net` no Network, or `gain` negative.
 
     >>> import jax, eprop_jax as ej
     >>> net = ej.Network(ej.cells.rnn(3, 5), ej.readouts.linear(5, 2))
@@ -41,7 +41,8 @@ def init(key: Array, net: Network, gain: float = 1.0) -> Array:
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: got {type(net).__name__}, wanted an ej.Network")
-    checks.nonnegative("gain", gain)
+    checks.key("key", key)
+    checks.nonnegative("gain", checks.number("gain", gain))
     n, n_out = net.readout.n_units, net.readout.n_out
     return jax.random.normal(key, (n, n_out)) * (gain / n**0.5)
 

@@ -54,12 +54,17 @@ def blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree, c_t: PyTree) ->
     Returns:
       `Blocks` of arrays [..., n].
 
+    Raises:
+      TypeError: if `cell` is no Cell.
+
     >>> import jax, jax.numpy as jnp, eprop_jax as ej
     >>> cell = ej.cells.leaky_rnn(n_in=1, n_units=2, decay=0.9)
     >>> c = jnp.zeros(2)
     >>> ej.jacobians.blocks(cell, cell.init(jax.random.key(0)), c, c, c).D[0][0]
     Array([0.9, 0.9], dtype=float32)
     """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: got {type(cell).__name__}, wanted an ej.Cell")
     implicit = implicit_blocks(cell, params, c_tm1, a_t)
     return Blocks(*implicit, *output_blocks(cell, params, c_t))
 

@@ -72,7 +72,8 @@ def online(
     every = checks.size("every", every)
 
     def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> OnlineState:
-        return OnlineState(params, optimizer.init(params), rule.init(params, batch_shape))
+        carry = rule.init(params, batch_shape)  # refuses wrong parameters
+        return OnlineState(params, optimizer.init(params), carry)
 
     @jax.jit
     def _step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:

@@ -53,21 +53,25 @@ def custom(
     """
     n, n_out = checks.size("n_units", n_units), checks.size("n_out", n_out)
     checks.is_callable("dynamics", dynamics)
-    if np.shape(y_0) != ():
-        raise ValueError(f"y_0: got shape {list(np.shape(y_0))}, wanted a number")
-    checks.finite("y_0", y_0)
+    checks.number("y_0", y_0)
     checks.flag("bias", bias)
     checks.flag("shared", shared)
-    checks.nonnegative("gain", gain)
-    theta = {k: checks.per_unit(f"theta[{k!r}]", v, n_out) for k, v in (theta or {}).items()}
+    checks.nonnegative("gain", checks.number("gain", gain))
+    theta = {
+        k: checks.per_unit(f"theta[{k!r}]", v, n_out)
+        for k, v in checks.mapping("theta", theta or {}).items()
+    }
     constants = {
-        k: checks.per_unit(f"constants[{k!r}]", v, n_out) for k, v in (constants or {}).items()
+        k: checks.per_unit(f"constants[{k!r}]", v, n_out)
+        for k, v in checks.mapping("constants", constants or {}).items()
     }
     if shared and theta:
-        raise ValueError(f"shared: got True with trained {sorted(theta)}, which differ by unit")
+        raise ValueError(
+            f"shared: got True with trained {sorted(theta)}, which differ by unit; wanted False"
+        )
 
     def init(key):
-        params = {"w_out": jax.random.normal(key, (n, n_out)) * (gain / n**0.5)}
+        params = {"w_out": jax.random.normal(checks.key("key", key), (n, n_out)) * (gain / n**0.5)}
         dtype = params["w_out"].dtype
         if bias:
             params["bias"] = jnp.zeros(n_out, dtype)

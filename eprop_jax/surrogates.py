@@ -81,12 +81,25 @@ def spike(psi: PseudoDerivative) -> Callable[[Array], Array]:
     Args:
       psi: a pseudo-derivative, from this module or your own (x -> ψ(x), elementwise).
 
+    Raises:
+      TypeError: if `psi` is no function of a number x, such as `arctan` where `arctan()` is meant.
+
     >>> import jax, eprop_jax as ej
     >>> z = ej.surrogates.spike(ej.surrogates.piecewise_linear(0.5))
     >>> float(z(0.0)), float(jax.grad(z)(0.0))
     (1.0, 0.5)
     """
     checks.is_callable("psi", psi)
+    name = getattr(psi, "__name__", type(psi).__name__)
+    if psi in (piecewise_linear, fast_sigmoid, exponential, arctan):
+        raise TypeError(f"psi: got {name} itself, wanted what it returns, as {name}()")
+    try:
+        of_one = jax.eval_shape(psi, jax.ShapeDtypeStruct((), jnp.result_type(float)))
+    except Exception as error:
+        what = f"{name}, which fails for a scalar x ({checks.first_line(error)})"
+        raise TypeError(f"psi: got {what}, wanted a function x -> ψ(x), elementwise") from error
+    if getattr(of_one, "shape", None) != ():
+        raise TypeError(f"psi: got {name}, whose ψ of a scalar is {of_one}, wanted a scalar")
 
     @jax.custom_jvp
     def z(x):
@@ -101,5 +114,5 @@ def spike(psi: PseudoDerivative) -> Callable[[Array], Array]:
 
 
 def _positive(height, width):
-    checks.positive("height", height)
-    checks.positive("width", width)
+    checks.positive("height", checks.number("height", height))
+    checks.positive("width", checks.number("width", width))

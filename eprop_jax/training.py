@@ -23,6 +23,7 @@ from eprop_jax import checks
 from eprop_jax.base import Array, LearningRule, PyTree
 from eprop_jax.bptt import bptt
 from eprop_jax.compare import fidelity
+from eprop_jax.finite import check_finite
 from eprop_jax.sequence import value_and_grad
 
 __all__ = [
@@ -55,10 +56,12 @@ class TrainState(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """`init(params, key) -> TrainState`; `run(state, updates) -> (TrainState, log)`, one program."""
+    """`init(params, key) -> TrainState`; `run(state, updates) -> (TrainState, log)`, one program;
+    `check(state)` raises what `ej.check_finite` finds in the next update's batch."""
 
     init: Callable[..., TrainState]
     run: Callable[[TrainState, int], tuple[TrainState, dict[str, Array]]]
+    check: Callable[[TrainState], Any]
 
 
 def trainer(
@@ -107,12 +110,15 @@ def trainer(
             f"optimizer: got {type(optimizer).__name__}, wanted an optax transformation"
         )
     gradient = value_and_grad(rule, chunk=chunk, has_aux=True)
-    metrics = {k: checks.is_callable(f"metrics[{k!r}]", f) for k, f in (metrics or {}).items()}
+    metrics = _metrics(metrics)
     draw = _sampler(data)
 
     def init(params: PyTree, key: Array) -> TrainState:
         own, _ = _parts(rule, params)
-        return TrainState(params, optimizer.init(own), _key(key), jnp.int32(0))
+        key = checks.key("key", key)
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        key = key if typed else jax.random.wrap_key_data(key)
+        return TrainState(params, optimizer.init(own), key, jnp.int32(0))
 
     def update(state: TrainState, _):
         params, opt_state, key, step = state
@@ -141,7 +147,10 @@ def trainer(
             )
         return _run(state, checks.size("updates", updates))
 
-    return Trainer(init, run)
+    def check(state: TrainState) -> None:
+        check_finite(rule, chunk)(state.params, *draw(state.key, state.step))
+
+    return Trainer(init, run, check)
 
 
 def train(
@@ -182,6 +191,10 @@ def train(
     >>> log["loss"].shape
     (3, 2, 5)
     """
+    steps = checks.size("steps", steps)
+    checks.mapping("params", params)
+    if key is not None:
+        checks.key("key", key)
     t = trainer(rule, optimizer, data, chunk=chunk, metrics=metrics)
     return t.run(t.init(params, jax.random.key(0) if key is None else key), steps)
 
@@ -233,7 +246,8 @@ def fit(
     Raises:
       TypeError, ValueError: for what is no trainer, state or number of steps.
       FloatingPointError: if the loss, gradient or a parameter is no finite number at a pause. The
-        state is not saved then: the last checkpoint is of the pause before.
+        message says at which update, and what `ej.check_finite` finds there: in which step, unit
+        or parameter. The state is not saved then: the last checkpoint is of the pause before.
 
     >>> import functools, jax, optax, eprop_jax as ej
     >>> task = functools.partial(ej.tasks.copy_memory(n_symbols=2, length=1, delay=3), batch=4)
@@ -251,14 +265,24 @@ def fit(
         raise TypeError(f"state: got {type(state).__name__}, wanted a TrainState")
     for name, value in (("steps", steps), ("every", every), ("keep", keep)):
         checks.size(name, value)
+    for name, value in (("evaluate", evaluate), ("stop", stop), ("report", report)):
+        if value is not None:
+            checks.is_callable(name, value)
+    if checkpoints is not None:
+        checks.folder("checkpoints", checkpoints)
+    checks.flag("progress", progress)
     done, logs, rows, stopped = int(state.step), [], [], False
     with _bar(steps, done, progress) as bar:
         while done < steps and not stopped:
             updates = min(every - done % every, steps - done)
-            state, log = trainer.run(state, updates)
+            before = state
+            state, log = trainer.run(before, updates)
             log = {name: np.asarray(x) for name, x in log.items()}
+            try:
+                finite(state, log, done)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}{_origin(trainer, before, log)}") from None
             done += updates
-            finite(state, log, done - updates)
             row = {"step": done, **{name: float(x.mean()) for name, x in log.items()}}
             if evaluate is not None:
                 found = evaluate(state.params, jax.random.fold_in(state.key, 2**31 + done))
@@ -285,6 +309,7 @@ def finite(state: TrainState, log: Mapping[str, np.ndarray], start: int) -> None
       start: the number of the first.
 
     Raises:
+      TypeError, ValueError: for what is no state, log or number.
       FloatingPointError: naming the first update whose loss or gradient was not finite, or the
         parameter.
 
@@ -295,6 +320,10 @@ def finite(state: TrainState, log: Mapping[str, np.ndarray], start: int) -> None
     ...
     FloatingPointError: loss: got nan at update 2, wanted a finite number
     """
+    if not isinstance(state, TrainState):
+        raise TypeError(f"state: got {type(state).__name__}, wanted a TrainState")
+    checks.mapping("log", log)
+    checks.steps("start", start)
     for name in ("loss", "grad_norm"):
         bad = np.flatnonzero(~np.isfinite(log.get(name, 0.0)))
         if bad.size:
@@ -321,14 +350,14 @@ def accuracy(outputs: Array, ys: PyTree) -> Array:
         not 0; where the class changes, take `step_accuracy`.
 
     Raises:
-      TypeError: if ys is no such pair.
+      TypeError, ValueError: if ys is no such pair, or does not fit the outputs.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> ys = jnp.array([[1], [1]]), jnp.array([[0.0], [1.0]])
     >>> float(ej.training.accuracy(jnp.array([[[9.0, 0.0]], [[0.0, 1.0]]]), ys))
     1.0
     """
-    label, weight = _classes(ys)
+    label, weight = _classes(outputs, ys)
     logits = jnp.sum(outputs * weight[..., None].astype(outputs.dtype), 0)
     label = jnp.max(jnp.where(weight > 0, label, 0), 0)
     return jnp.mean((jnp.argmax(logits, -1) == label).astype(outputs.dtype))
@@ -341,14 +370,14 @@ def step_accuracy(outputs: Array, ys: PyTree) -> Array:
       outputs, ys: as in `accuracy`; the class may change from step to step.
 
     Raises:
-      TypeError: if ys is no such pair.
+      TypeError, ValueError: if ys is no such pair, or does not fit the outputs.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> ys = jnp.array([[0], [1]]), jnp.array([[0.5], [0.5]])
     >>> float(ej.training.step_accuracy(jnp.array([[[9.0, 0.0]], [[1.0, 0.0]]]), ys))
     0.5
     """
-    label, weight = _classes(ys)
+    label, weight = _classes(outputs, ys)
     weight = weight.astype(outputs.dtype)
     right = (jnp.argmax(outputs, -1) == label).astype(outputs.dtype)
     return jnp.sum(weight * right) / jnp.sum(weight)
@@ -360,11 +389,19 @@ def normalised_mse(outputs: Array, ys: Array) -> Array:
     Args:
       outputs, ys: [T, *batch, n_out].
 
+    Raises:
+      TypeError, ValueError: if they are not two arrays of one shape.
+
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> target = jnp.array([[0.0], [2.0]])
     >>> float(ej.training.normalised_mse(jnp.ones((2, 1)), target))
     1.0
     """
+    checks.array("outputs", outputs)
+    if checks.array("ys", ys).shape != outputs.shape:
+        raise ValueError(
+            f"ys: got shape {list(ys.shape)}, wanted {list(outputs.shape)}, as outputs"
+        )
     target = ys.astype(outputs.dtype)
     spread = jnp.sum((target - jnp.mean(target, 0, keepdims=True)) ** 2)
     return jnp.sum((outputs - target) ** 2) / spread
@@ -404,7 +441,7 @@ def evaluator(
         raise TypeError(f"rule: got {type(rule).__name__}, wanted one of the library's rules")
     checks.size("batches", batches)
     checks.flag("cosine", cosine)
-    metrics = {k: checks.is_callable(f"metrics[{k!r}]", f) for k, f in (metrics or {}).items()}
+    metrics = _metrics(metrics)
     draw, spec = _sampler(data), rule.spec
     exact = value_and_grad(
         bptt(spec.network, spec.loss, activity_loss=spec.activity_loss), None, True
@@ -433,9 +470,31 @@ def evaluator(
 # -- inside ----------------------------------------------------------------------------------------
 
 
-def _classes(ys: PyTree) -> tuple[Array, Array]:
+def _origin(trainer: Trainer, before: TrainState, log: Mapping[str, np.ndarray]) -> str:
+    """What `ej.check_finite` says of the first bad update, which is run up to once more."""
+    bad = np.flatnonzero(~(np.isfinite(log["loss"]) & np.isfinite(log["grad_norm"])))
+    if not bad.size:
+        return "; its loss and gradient are finite: the optimiser made them so"
+    state = trainer.run(before, int(bad[0]))[0] if bad[0] else before
+    try:
+        trainer.check(state)
+    except FloatingPointError as error:
+        return f"; there, {error}"
+    return ""
+
+
+def _metrics(metrics: Any) -> dict[str, Metric]:
+    given = checks.mapping("metrics", metrics or {})
+    return {name: checks.is_callable(f"metrics[{name!r}]", f) for name, f in given.items()}
+
+
+def _classes(outputs: Array, ys: PyTree) -> tuple[Array, Array]:
+    lead = list(checks.array("outputs", outputs).shape[:-1])
     if not isinstance(ys, tuple) or len(ys) != 2:
         raise TypeError(f"ys: got {type(ys).__name__}, wanted the pair (class, weight)")
+    for i, y in enumerate(ys):
+        if list(checks.array(f"ys[{i}]", y).shape) != lead:
+            raise ValueError(f"ys[{i}]: got shape {list(y.shape)}, wanted {lead}, as outputs")
     return ys
 
 
@@ -450,10 +509,16 @@ def _parts(rule: LearningRule, params: PyTree) -> tuple[dict, dict]:
     )
 
 
+def _pair(drawn: Any) -> Any:
+    if not isinstance(drawn, tuple) or len(drawn) != 2:
+        raise TypeError(f"data: gave {type(drawn).__name__}, wanted the pair (xs, ys)")
+    return drawn
+
+
 def _sampler(data: Any) -> Callable[[Array, Array], Any]:
     """(key, u) -> batch u."""
     if callable(data):
-        return lambda key, u: data(jax.random.fold_in(key, u))
+        return lambda key, u: _pair(data(jax.random.fold_in(key, u)))
     if not isinstance(data, tuple) or len(data) != 2:
         raise TypeError(
             f"data: got {type(data).__name__}, wanted a sampler (key) -> (xs, ys), or a pair (xs, ys) "
@@ -466,16 +531,6 @@ def _sampler(data: Any) -> Callable[[Array, Array], Any]:
     xs, ys = jax.tree.map(jnp.asarray, data)
     at = lambda u: lambda x: jax.lax.dynamic_index_in_dim(x, u % N, keepdims=False)
     return lambda key, u: (at(u)(xs), jax.tree.map(at(u), ys))
-
-
-def _key(key: Array) -> Array:
-    """A typed key or the raw kind, which becomes a typed one."""
-    if not hasattr(key, "dtype") or not (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        or (key.dtype == jnp.uint32 and key.ndim == 1)
-    ):
-        raise TypeError(f"key: got {key!r}, wanted a PRNG key (jax.random.key(0))")
-    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
 class _bar:

@@ -22,7 +22,7 @@ class Units:
     line is allowed. What each method returns reads the value back from theta_j."""
 
     def __init__(self, n: int, dt: float, trainable, allowed):
-        self.n, self.dt = checks.size("n_units", n), checks.positive("dt", dt)
+        self.n, self.dt = checks.size("n_units", n), checks.positive("dt", checks.number("dt", dt))
         self.trainable = checks.names("trainable", trainable, allowed)
         self.theta: dict[str, np.ndarray] = {}
         self.constants: dict[str, np.ndarray] = {}

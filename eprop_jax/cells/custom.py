@@ -66,8 +66,8 @@ def custom(
     n_in, n = checks.size("n_in", n_in), checks.size("n_units", n_units)
     checks.is_callable("dynamics", dynamics)
     checks.is_callable("output", output)
-    checks.nonnegative("gain_in", gain_in)
-    checks.nonnegative("gain_rec", gain_rec)
+    checks.nonnegative("gain_in", checks.number("gain_in", gain_in))
+    checks.nonnegative("gain_rec", checks.number("gain_rec", gain_rec))
     checks.state(state)
     components = [jax.tree_util.keystr(path, simple=True)
                   for path, _ in jax.tree.leaves_with_path(state)]  # fmt: skip
@@ -94,6 +94,8 @@ def custom(
         mask = (np.ones((n, n), bool) if mask is None else mask) & ~np.eye(n, dtype=bool)
 
     def init(key):
+        checks.key("key", key)
+
         def weights(line, key):
             if line == "bias":
                 return jnp.zeros(n)

@@ -38,7 +38,7 @@ def lstm(n_in: int, n_units: int, *, forget_bias: float = 1.0, **options) -> Cel
     >>> sorted(ej.cells.lstm(n_in=3, n_units=4).init(jax.random.key(0))["w_rec"])
     ['f', 'g', 'i', 'o']
     """
-    checks.finite("forget_bias", forget_bias)
+    checks.number("forget_bias", forget_bias)
 
     def dynamics(theta, c, a):
         s = jax.nn.sigmoid(a["f"] + forget_bias) * c.s + jax.nn.sigmoid(a["i"]) * jnp.tanh(a["g"])

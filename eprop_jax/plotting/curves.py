@@ -27,6 +27,7 @@ def learning_curves(
       yscale: "linear" or "log".
 
     Raises:
+      TypeError: for what is no Axes, or no numbers.
       ValueError: if a curve is not [seeds, S], or not positive on a logarithmic axis.
 
     >>> from matplotlib.figure import Figure
@@ -39,9 +40,10 @@ def learning_curves(
     >>> ax.get_ylabel(), ax.get_yscale()
     ('loss', 'log')
     """
+    style.axes(ax)
     steps = style.array("steps", steps, 1)
     checks.one_of("yscale", yscale, ("linear", "log"))
-    for i, (name, curve) in enumerate(curves.items()):
+    for i, (name, curve) in enumerate(checks.mapping("curves", curves).items()):
         y = style.array(f"curves[{name!r}]", curve, 2) * (100 if label is None else 1)
         if y.shape[1] != len(steps):
             raise ValueError(f"curves[{name!r}]: got {y.shape[1]} points, wanted {len(steps)}")
@@ -70,6 +72,7 @@ def fidelity(ax: Any, values: Mapping[str, tuple[Any, Any]], *, quantity: str = 
       quantity: "cosine" (linear axis) or "relative_error" (logarithmic; 0 is not drawn).
 
     Raises:
+      TypeError: for what is no Axes, or no numbers.
       ValueError: for another quantity, or values that are not [seeds, m].
 
     >>> from matplotlib.figure import Figure
@@ -78,14 +81,19 @@ def fidelity(ax: Any, values: Mapping[str, tuple[Any, Any]], *, quantity: str = 
     >>> ax.get_xlabel()
     'order m'
     """
+    style.axes(ax)
     labels = {
         "cosine": "cosine to BPTT's gradient",
         "relative_error": "relative error of the gradient",
     }
-    if quantity not in labels:
-        raise ValueError(f"quantity: got {quantity!r}, wanted one of {sorted(labels)}")
+    checks.one_of("quantity", quantity, sorted(labels))
     ticks = set()
-    for i, (name, (orders, value)) in enumerate(values.items()):
+    for i, (name, pair) in enumerate(checks.mapping("values", values).items()):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(
+                f"values[{name!r}]: got {type(pair).__name__}, wanted a pair (orders, [seeds, m])"
+            )
+        orders, value = pair
         orders = style.array(f"values[{name!r}][0]", orders, 1)
         ticks |= set(orders.tolist())
         y = style.array(f"values[{name!r}]", value, 2).mean(0)

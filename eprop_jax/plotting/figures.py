@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eprop_jax import checks
 from eprop_jax.plotting.curves import fidelity, learning_curves
 from eprop_jax.plotting.over_time import raster, traces
 
@@ -21,6 +22,7 @@ def demo_figure(path: Path, results: Mapping[str, list], orders: Mapping[str, An
 
     Raises:
       ImportError: if matplotlib is not there.
+      TypeError: if `path` is no path, or the others no dicts by cell.
 
     >>> import pathlib, tempfile
     >>> from eprop_jax import demo, plotting, tasks
@@ -33,6 +35,9 @@ def demo_figure(path: Path, results: Mapping[str, list], orders: Mapping[str, An
     """
     from matplotlib.figure import Figure
 
+    checks.folder("path", path)
+    checks.mapping("results", results)
+    checks.mapping("orders", orders)
     panels = []
     for cell, found in results.items():
         curves = {r.name: r.curve for r in found}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eprop_jax import checks
 from eprop_jax.plotting import style
 
 INPUT_BAND = 0.3
@@ -27,6 +28,7 @@ def raster(
       inputs: [T, n_in], non-zero where an input line spikes: a band below, in another colour.
 
     Raises:
+      TypeError: for what is no Axes, or no numbers.
       ValueError: if `spikes` has not two axes, or `inputs` is not [T, n_in].
 
     >>> from matplotlib.figure import Figure
@@ -35,6 +37,8 @@ def raster(
     >>> ax.get_xlabel()
     'time (ms)'
     """
+    style.axes(ax)
+    checks.positive("dt", checks.number("dt", dt))
     spikes = style.array("spikes", spikes, 2)
     T, n = spikes.shape
     bottom = -1.0
@@ -83,6 +87,7 @@ def membrane(ax: Any, v: Any, threshold: Any, spikes: Any = None, *, dt: float =
       dt: ms a step.
 
     Raises:
+      TypeError: for what is no Axes, or no numbers.
       ValueError: if `v` has not one axis, or the others do not fit it.
 
     >>> from matplotlib.figure import Figure
@@ -91,6 +96,8 @@ def membrane(ax: Any, v: Any, threshold: Any, spikes: Any = None, *, dt: float =
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['voltage v', 'threshold', 'spike']
     """
+    style.axes(ax)
+    checks.positive("dt", checks.number("dt", dt))
     v = style.array("v", v, 1)
     T = len(v)
     moving = np.ndim(threshold) > 0
@@ -127,6 +134,7 @@ def traces(
       digits: as in `raster`.
 
     Raises:
+      TypeError: for what is no Axes, or no numbers.
       ValueError: if `e` has not two axes, or not one column a label.
 
     >>> from matplotlib.figure import Figure
@@ -154,6 +162,7 @@ def learning_signals(
       digits: as in `raster`.
 
     Raises:
+      TypeError: for what is no Axes, or no numbers.
       ValueError: if `L` has not two axes, or not one column a label.
 
     >>> from matplotlib.figure import Figure
@@ -162,7 +171,7 @@ def learning_signals(
     >>> ax.get_ylabel()
     'learning signal L'
     """
-    ax.axhline(0.0, color="grey", linewidth=0.6, zorder=0)
+    style.axes(ax).axhline(0.0, color="grey", linewidth=0.6, zorder=0)
     _lines(ax, "L", L, labels, dt, digits, "unit", "a signal")
     ax.set_ylabel("learning signal L")
     return ax
@@ -180,6 +189,7 @@ def targets(ax: Any, outputs: Any, targets: Any, *, dt: float = 1.0, mask: Any =
         shaded.
 
     Raises:
+      TypeError: for what is no Axes, or no numbers.
       ValueError: if `outputs` has not two axes, or the others do not fit it.
 
     >>> from matplotlib.figure import Figure
@@ -188,6 +198,8 @@ def targets(ax: Any, outputs: Any, targets: Any, *, dt: float = 1.0, mask: Any =
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['output', 'target', 'not scored']
     """
+    style.axes(ax)
+    checks.positive("dt", checks.number("dt", dt))
     outputs = style.array("outputs", outputs, 2)
     T, n_out = outputs.shape
     targets = style.like("targets", targets, (T, n_out), "as outputs")
@@ -219,6 +231,8 @@ def _lines(
     digits: Sequence[tuple[float, str]], title: str, each: str,
 ) -> None:  # fmt: skip
     """One line a column, named below."""
+    style.axes(ax)
+    checks.positive("dt", checks.number("dt", dt))
     values = style.array(name, values, 2)
     if values.shape[1] != len(labels):
         raise ValueError(f"labels: got {len(labels)}, wanted {values.shape[1]}, one {each}")

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from eprop_jax import checks
+
 # Okabe and Ito's colours, told apart by colour-blind readers too; marks and dashes say it again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -17,9 +19,16 @@ def line(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % 7], "linestyle": DASHES[i % 7]}
 
 
+def axes(ax: Any) -> Any:
+    """What can be drawn on."""
+    if not hasattr(ax, "plot") or not hasattr(ax, "annotate"):
+        raise TypeError(f"ax: got {type(ax).__name__}, wanted a matplotlib Axes")
+    return ax
+
+
 def array(name: str, value: Any, ndim: int) -> np.ndarray:
     """`value` as an array of so many axes."""
-    value = np.asarray(value)
+    value = np.asarray(checks.real(name, value))
     if value.ndim != ndim:
         raise ValueError(f"{name}: got shape {list(value.shape)}, wanted {ndim} axes")
     return value
@@ -27,7 +36,7 @@ def array(name: str, value: Any, ndim: int) -> np.ndarray:
 
 def like(name: str, value: Any, shape: tuple[int, ...], meaning: str) -> np.ndarray:
     """`value` as an array of this shape."""
-    value = np.asarray(value)
+    value = np.asarray(checks.real(name, value))
     if value.shape != shape:
         raise ValueError(f"{name}: got shape {list(value.shape)}, wanted {list(shape)}, {meaning}")
     return value

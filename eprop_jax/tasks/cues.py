@@ -70,8 +70,10 @@ def evidence_accumulation(
     show = _trial(n_cues, cue, gap, delay, recall, group, rate, noise_rate, dt)
 
     def sample(key, batch):
+        checks.key("key", key)
+        checks.size("batch", batch)
         k_side, k_cues, k_spikes = jax.random.split(key, 3)
-        favoured = jax.random.bernoulli(k_side, 0.5, (checks.size("batch", batch), 1))
+        favoured = jax.random.bernoulli(k_side, 0.5, (batch, 1))
         on_it = jax.random.bernoulli(k_cues, p_favoured, (batch, n_cues))
         right = on_it == jnp.broadcast_to(favoured, on_it.shape)
         majority = jnp.sum(right, 1) > n_cues // 2
@@ -118,8 +120,10 @@ def delayed_xor(
     show = _trial(2, cue, gap, delay, recall, group, rate, noise_rate, dt)
 
     def sample(key, batch):
+        checks.key("key", key)
+        checks.size("batch", batch)
         k_bits, k_spikes = jax.random.split(key)
-        bits = jax.random.bernoulli(k_bits, 0.5, (checks.size("batch", batch), 2))
+        bits = jax.random.bernoulli(k_bits, 0.5, (batch, 2))
         return show(k_spikes, bits, bits[:, 0] ^ bits[:, 1])
 
     return sample
@@ -188,8 +192,10 @@ def store_recall(
         return ((holds | store) & ~recall, stored, never & ~store), (store, recall, stored)
 
     def sample(key, batch):
+        checks.key("key", key)
+        checks.size("batch", batch)
         k_command, k_bit, k_spikes = jax.random.split(key, 3)
-        shape = (n_symbols, checks.size("batch", batch))
+        shape = (n_symbols, batch)
         command = jax.random.bernoulli(k_command, p_command, shape)
         bit = jax.random.bernoulli(k_bit, 0.5, shape)
         no = jnp.zeros((batch,), bool)

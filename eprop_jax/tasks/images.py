@@ -6,7 +6,6 @@ Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0. S
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import NamedTuple
 
 import jax
@@ -15,10 +14,12 @@ import numpy as np
 
 from eprop_jax import checks
 from eprop_jax.base import Array
+from eprop_jax.tasks.files import packaged
 from eprop_jax.tasks.timing import Task
 
 ROWS = COLUMNS = 8
 CLASSES = 10
+SHA256 = "a52402e0431821f6cc122515e9dbfc6b58368261c1f6b9256133ab0762268d4f"
 
 
 class Digits(NamedTuple):
@@ -43,17 +44,17 @@ def digits() -> Digits:
 
     Raises:
       FileNotFoundError: if the package was installed without its data.
+      ValueError: if the file is not the one that was published with the package.
 
     >>> import eprop_jax.tasks as tasks
     >>> data = tasks.digits()
     >>> data.train_images.shape, data.test_images.shape, float(data.train_images.max())
     ((1347, 8, 8), (450, 8, 8), 1.0)
     """
-    path = resources.files("eprop_jax") / "data" / "digits.npz"
-    with path.open("rb") as file, np.load(file) as stored:
-        images = stored["images"].astype(np.float32) / np.float32(16)
-        labels = stored["labels"].astype(np.int32)
-        n = int(stored["n_train"])
+    stored = packaged("digits.npz", SHA256)
+    images = stored["images"].astype(np.float32) / np.float32(16)
+    labels = stored["labels"].astype(np.int32)
+    n = int(stored["n_train"])
     return Digits(images[:n], labels[:n], images[n:], labels[n:])
 
 
@@ -124,7 +125,7 @@ def sequential_digits(by: str = "row", *, part: str = "train", steps_each: int =
     Raises:
       TypeError, ValueError: for another `by` or `part`, `steps_each` or `batch` < 1; each by its
         name.
-      FileNotFoundError: as `digits`.
+      FileNotFoundError, ValueError: as `digits`.
 
     >>> import jax
     >>> from eprop_jax import tasks
@@ -143,6 +144,7 @@ def sequential_digits(by: str = "row", *, part: str = "train", steps_each: int =
     labels = data.train_labels if train else data.test_labels
 
     def sample(key, batch):
+        checks.key("key", key)
         drawn = jax.random.randint(key, (checks.size("batch", batch),), 0, len(labels))
         return present(jnp.asarray(images)[drawn], jnp.asarray(labels)[drawn], steps_each)
 
@@ -166,6 +168,7 @@ def batches(key: Array, n: int, size: int, updates: int) -> Array:
     >>> tasks.batches(jax.random.key(0), n=10, size=4, updates=5).shape
     (5, 4)
     """
+    checks.key("key", key)
     if checks.size("size", size) > checks.size("n", n):
         raise ValueError(f"size: got {size}, wanted at most n={n}, the examples there are")
     per_epoch = n // size
@@ -183,7 +186,9 @@ def _named_at_the_end(xs, labels, steps_each):
 
 
 def _fit(images, labels):
-    if images.ndim != 3 or images.shape[1:] != (ROWS, COLUMNS):
+    checks.array("images", images, 3, f"[B, {ROWS}, {COLUMNS}]")
+    checks.array("labels", labels, 1, "[B], one an image")
+    if images.shape[1:] != (ROWS, COLUMNS):
         raise ValueError(f"images: got shape {list(images.shape)}, wanted [B, {ROWS}, {COLUMNS}]")
     if labels.shape != images.shape[:1]:
         raise ValueError(

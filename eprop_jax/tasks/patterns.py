@@ -62,17 +62,19 @@ def pattern_generation(
     T = steps("duration", duration, dt, least=2)
     checks.size("n_in", n_in)
     checks.size("n_out", n_out)
-    if not periods or min(number("periods", period) for period in periods) <= 0:
+    times = np.ravel(checks.real("periods", periods))
+    if not times.size or min(number("periods", period) for period in times) <= 0:
         raise ValueError(f"periods: got {periods}, wanted positive times in ms")
     p = spike_probability("rate", rate, dt)
-    turns = dt * np.arange(T)[None, :, None] / np.array(periods, float)[:, None, None]
-    k_in, k_a, k_phi = jax.random.split(jax.random.key(0) if key is None else key, 3)
+    turns = dt * np.arange(T)[None, :, None] / np.asarray(times, float)[:, None, None]
+    key = jax.random.key(0) if key is None else checks.key("key", key)
+    k_in, k_a, k_phi = jax.random.split(key, 3)
 
     def sample(key, batch):
-        del key  # frozen
+        checks.key("key", key)  # not read: the pattern is frozen
         checks.size("batch", batch)
         frozen = jax.random.bernoulli(k_in, p, (T, n_in)).astype(float)
-        shape = (len(periods), 1, n_out)
+        shape = (len(times), 1, n_out)
         a = jax.random.uniform(k_a, shape, minval=0.5, maxval=2.0)
         phi = jax.random.uniform(k_phi, shape, maxval=2 * jnp.pi)
         waves = jnp.sin(2 * jnp.pi * jnp.asarray(turns, float) + phi)
@@ -122,6 +124,7 @@ def copy_memory(*, n_symbols: int = 8, length: int = 10, delay: int = 100) -> Ta
     T, blank, mark = 2 * length + delay, n_symbols, n_symbols + 1
 
     def sample(key, batch):
+        checks.key("key", key)
         shown = jax.random.randint(key, (length, checks.size("batch", batch)), 0, n_symbols)
         seen = jnp.concatenate([shown, jnp.full((T - length, batch), blank, shown.dtype)])
         seen = seen.at[length + delay - 1].set(mark)

@@ -6,7 +6,6 @@ https://doi.org/10.24432/C5NS47, CC BY 4.0. See data/README.md.
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import NamedTuple
 
 import jax
@@ -16,10 +15,12 @@ from jax import core
 
 from eprop_jax import checks
 from eprop_jax.base import Array
+from eprop_jax.tasks.files import packaged
 from eprop_jax.tasks.timing import Task
 
 CEPSTRA = 12
 SPEAKERS = 9
+SHA256 = "d082d11cd0948292993793a832f1ca641cf921b7864157da572da1c69c88cdb9"
 
 
 class JapaneseVowels(NamedTuple):
@@ -51,19 +52,19 @@ def japanese_vowels() -> JapaneseVowels:
 
     Raises:
       FileNotFoundError: if the package was installed without its data.
+      ValueError: if the file is not the one that was published with the package.
 
     >>> from eprop_jax import tasks
     >>> data = tasks.japanese_vowels()
     >>> data.train_frames.shape, data.test_frames.shape, int(data.test_lengths.max())
     ((270, 26, 12), (370, 29, 12), 29)
     """
-    path = resources.files("eprop_jax") / "data" / "japanese_vowels.npz"
-    with path.open("rb") as file, np.load(file) as stored:
-        return JapaneseVowels(*(
-            stored[f"{name}_{part}"].astype(dtype)
-            for part in ("train", "test")
-            for name, dtype in (("x", np.float32), ("len", np.int32), ("y", np.int32))
-        ))  # fmt: skip
+    stored = packaged("japanese_vowels.npz", SHA256)
+    return JapaneseVowels(*(
+        stored[f"{name}_{part}"].astype(dtype)
+        for part in ("train", "test")
+        for name, dtype in (("x", np.float32), ("len", np.int32), ("y", np.int32))
+    ))  # fmt: skip
 
 
 def utterances(
@@ -92,10 +93,9 @@ def utterances(
     ((5, 2, 12), [0.5, 0.5, 0.0, 0.0, 0.0])
     """
     checks.one_of("named", named, ("throughout", "last"))
-    if frames.ndim != 3:
-        raise ValueError(f"frames: got shape {list(frames.shape)}, wanted [B, T, d]")
-    B, T = frames.shape[:2]
+    B, T = checks.array("frames", frames, 3, "[B, T, d]").shape[:2]
     for name, value in (("lengths", lengths), ("speakers", speakers)):
+        checks.array(name, value, 1, f"[{B}], one each")
         if value.shape != (B,):
             raise ValueError(f"{name}: got shape {list(value.shape)}, wanted [{B}], one each")
     if not isinstance(lengths, core.Tracer) and not np.all((lengths >= 1) & (lengths <= T)):
@@ -122,7 +122,7 @@ def vowel_speakers(*, part: str = "train", named: str = "throughout") -> Task:
 
     Raises:
       TypeError, ValueError: for another `part` or `named`, or `batch` < 1; each by its name.
-      FileNotFoundError: as `japanese_vowels`.
+      FileNotFoundError, ValueError: as `japanese_vowels`.
 
     >>> import jax
     >>> from eprop_jax import tasks
@@ -136,6 +136,7 @@ def vowel_speakers(*, part: str = "train", named: str = "throughout") -> Task:
     stored = data[:3] if part == "train" else data[3:]
 
     def sample(key, batch):
+        checks.key("key", key)
         drawn = jax.random.randint(key, (checks.size("batch", batch),), 0, len(stored[2]))
         return utterances(*(jnp.asarray(x)[drawn] for x in stored), named=named)
 
