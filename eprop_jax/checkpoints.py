@@ -32,7 +32,9 @@ def save(folder: str | Path, tree: PyTree, step: int, *, keep: int | None = None
 
     Args:
       folder: where checkpoints are; made if it is not there.
-      tree: any pytree of arrays, numbers and PRNG keys, such as a `TrainState` or a rule's carry.
+      tree: any pytree of arrays, numbers and PRNG keys, such as a `TrainState` or a rule's carry. The
+        process that calls writes all of it: where there are several, one of them, with
+        `ej.sharding.replicated(tree, mesh)`.
       step: its number; one that exists is replaced.
       keep: how many of the last to keep; None: all.
 
@@ -41,7 +43,8 @@ def save(folder: str | Path, tree: PyTree, step: int, *, keep: int | None = None
 
     Raises:
       ImportError: if orbax is not installed.
-      TypeError, ValueError: for a leaf that is no array, or a negative step.
+      TypeError, ValueError: for a leaf that is no array, or that this process does not hold, or a
+        negative step.
 
     >>> import tempfile, jax.numpy as jnp, eprop_jax as ej
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -58,8 +61,8 @@ def save(folder: str | Path, tree: PyTree, step: int, *, keep: int | None = None
     unfinished = folder / f".unfinished-{step}-{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    with _orbax().StandardCheckpointer() as writer:
-        writer.save(unfinished / TREE, _plain(tree))
+    with _orbax() as writer:
+        writer.save(unfinished / TREE, jax.tree.map_with_path(_on_host, tree))
     (unfinished / SUMS).write_text(json.dumps(_sums(unfinished), indent=1))
     _sync(unfinished)
     final = _at(folder, step)
@@ -122,11 +125,10 @@ def restore(folder: str | Path, like: PyTree, step: int | None = None) -> PyTree
     _arrays("like", like)
     path = _at(folder, step)
     _verify(path)
-    plain = _plain(like)
-    reader = _orbax().StandardCheckpointer()
-    with reader:
+    plain = jax.tree.map(_empty, like)
+    with _orbax() as reader:
         _fits(plain, _read(path, reader.metadata), path, step)
-        tree = _read(path, reader.restore, jax.tree.map(_abstract, plain))
+        tree = _read(path, reader.restore, plain)
     return jax.tree.map(_as_was, like, tree)
 
 
@@ -143,30 +145,48 @@ def _at(folder: Path, step: int) -> Path:
 
 
 def _orbax() -> Any:
+    """Orbax's reader and writer of one tree, for this process alone: it waits for no other."""
     try:
         import orbax.checkpoint as ocp
     except ImportError as error:
         raise ImportError(
             'checkpoints need orbax-checkpoint (pip install "eprop_jax[train]")'
         ) from error
-    return ocp
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _is_key(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _plain(tree: PyTree) -> PyTree:
-    """Keys as their data, numbers as arrays."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else jnp.asarray(x), tree)
+def _on_host(path: Any, x: Any) -> np.ndarray:
+    """Keys as their data, all else as it is."""
+    x = jax.random.key_data(x) if _is_key(x) else x
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        raise ValueError(
+            f"tree{jax.tree_util.keystr(path)}: got an array of which other processes hold parts, "
+            "wanted ej.sharding.replicated(tree, mesh)"
+        )
+    return np.asarray(x)
 
 
-def _as_was(like: Any, x: Any) -> Any:
-    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like)) if _is_key(like) else x
+def _empty(like: Any) -> np.ndarray:
+    x = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
+    return np.empty(np.shape(x), jnp.result_type(x))
 
 
-def _abstract(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+def _as_was(like: Any, x: np.ndarray) -> Any:
+    """On the devices that `like` was committed to; in several processes, each puts its part there."""
+    out = jnp.asarray(x)
+    out = jax.random.wrap_key_data(out, impl=jax.random.key_impl(like)) if _is_key(like) else out
+    bound = isinstance(like, jax.Array) and getattr(like, "committed", True)
+    return jax.device_put(out, like.sharding) if bound else out
 
 
 def _sums(path: Path) -> dict[str, str]:

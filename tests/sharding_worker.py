@@ -25,7 +25,7 @@ LOSS = ej.losses.squared_error
 UPDATES, EVERY = 20, 5
 
 
-def train(mesh, file=None, die_at=None):
+def train(mesh, folder=None, die_at=None):
     """20 updates of one network; the whole state is saved after each 5, by the first process."""
     net = ej.Network(ej.cells.alif(4, 8, v_th=0.3, tau_a=50.0), ej.readouts.leaky(8, 2))
     rule, params = ej.eprop(net, LOSS), jax.jit(net.init)(jax.random.key(0))
@@ -34,13 +34,9 @@ def train(mesh, file=None, die_at=None):
         params = jax.device_put(params, ej.sharding.shardings(params, mesh, units="units"))
     optimizer = optax.adam(1e-2)
     state, start = (params, jax.jit(optimizer.init)(params)), 0
-    if file is not None and file.exists():
-        saved = np.load(file)
-        start, leaves = int(saved["step"]), [saved[f"arr_{i}"] for i in range(len(saved) - 1)]
-        params, opt_state = jax.tree.structure(state).unflatten(leaves)
-        params = jax.device_put(params, ej.sharding.shardings(params, mesh, units="units"))
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        state = params, jax.device_put(opt_state, everywhere)
+    if folder is not None and ej.checkpoints.steps(folder):
+        start = ej.checkpoints.steps(folder)[-1]
+        state = ej.checkpoints.restore(folder, state)
 
     @jax.jit
     def update(state, key):
@@ -52,12 +48,10 @@ def train(mesh, file=None, die_at=None):
 
     for step in range(start + 1, UPDATES + 1):
         state = update(state, jax.random.key(step))
-        if file is not None and step % EVERY == 0:
-            leaves = jax.tree.leaves(ej.sharding.replicated(state, mesh))
+        if folder is not None and step % EVERY == 0:
+            whole = ej.sharding.replicated(state, mesh)
             if jax.process_index() == 0:
-                unfinished = file.with_suffix(".unfinished.npz")
-                np.savez(unfinished, *leaves, step=step)
-                unfinished.rename(file)
+                ej.checkpoints.save(folder, whole, step)
         if step == die_at:
             jax.block_until_ready(state)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -186,10 +180,10 @@ if __name__ == "__main__":
         report |= {"float64": gradients(jnp.float64), "rules": rules()}
         print(json.dumps(report))
     else:
-        rank, port, file, out, die_at = sys.argv[2:]
+        rank, port, folder, out, die_at = sys.argv[2:]
         jax.config.update("jax_disable_most_optimizations", True)
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank))
         mesh = ej.sharding.mesh(batch=2, units=2)
-        start, params = train(mesh, pathlib.Path(file), int(die_at))
+        start, params = train(mesh, pathlib.Path(folder), int(die_at))
         np.savez(out, *params, start=start)

@@ -119,7 +119,7 @@ def test_sums_of_another_kind_are_refused(folder, value):
 
 
 def test_a_file_that_was_forged_with_its_sum_is_refused_as_unreadable(folder):
-    for name in ("_METADATA", "_sharding", "manifest.ocdbt"):
+    for name in ("_METADATA", "manifest.ocdbt"):
         file = at(folder) / "tree" / name
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])

@@ -60,7 +60,7 @@ def start_pair(folder, die_at):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    saved = folder / "state.npz"
+    saved = folder / "checkpoints"
     outs = [folder / f"params{rank}.npz" for rank in (0, 1)]
     pair = [start("pair", r, port, saved, outs[r], die_at if r == 1 else 0) for r in (0, 1)]
     return pair, outs
