@@ -1,8 +1,8 @@
-"""`make bench`: all benchmarks but the peers', each in a process of its own."""
+"""`make bench`: all benchmarks but the peers' and the published runs, each in a process of its own."""
 
 import subprocess
 import sys
 
-for name in ("rules", "scaling", "fidelity"):
+for name in ("rules", "scaling", "fidelity", "sweep", "stream", "locality"):
     print(f"== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=True)

@@ -27,6 +27,9 @@ PATTERN = {
     "e-prop, symmetric": {"rule": "eprop"},
     "e-prop, random": {"rule": "eprop", "feedback": "random"},
     "e-prop, adaptive": {"rule": "eprop", "feedback": "adaptive"},
+    # what the two conventions matter that differ from rule to rule or from the authors' code
+    "e-prop, random, B with gain 1": {"rule": "eprop", "feedback": "random", "feedback_gain": 1.0},
+    "BPTT, no gradient through the reset": {"rule": "bptt", "reset_gradient": False},
 }
 EVIDENCE = {
     "bptt": ("BPTT", {"rule": "bptt"}, 1000),
@@ -103,14 +106,14 @@ def main():
     parser.add_argument("task", choices=["pattern", "evidence"])
     parser.add_argument("--rule", choices=list(EVIDENCE), action="append", help="of evidence")
     parser.add_argument("--seed", type=int, default=0, help="the first, of evidence")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, help="default: 10 of pattern, 3 of evidence")
     args = parser.parse_args()
     if args.task == "pattern":
-        return pattern(args.seeds)
+        return pattern(args.seeds or 10)
     # Runs take minutes each: what is there already is kept, so that they can be done one by one.
     kept = harness.OUT / "published_evidence.json"
     for key in args.rule or EVIDENCE:
-        for seed in range(args.seed, args.seed + args.seeds):
+        for seed in range(args.seed, args.seed + (args.seeds or 3)):
             row = evidence(key, seed)
             print({k: v for k, v in row.items() if k != "curve"}, flush=True)
             rows = json.loads(kept.read_text())["rows"] if kept.exists() else []

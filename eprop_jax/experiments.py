@@ -47,6 +47,8 @@ class Settings(NamedTuple):
     learning_rate: float = 5e-3
     clip: float = 0.0
     """largest global norm of the gradient; 0: none"""
+    feedback_gain: float | None = None
+    """B is drawn with standard deviation gain/√n; None: the task's own"""
     feedback_decay: float = 0.0
     """weight decay an update of adaptive feedback and of w_out with it; 0: none"""
     rate_hz: float = 10.0
@@ -173,6 +175,8 @@ def settings(task: str, **chosen: Any) -> Settings:
         checks.size(name, getattr(s, name))
     for name in ("clip", "feedback_decay", "rate_hz", "rate_strength"):
         checks.nonnegative(name, getattr(s, name))
+    if s.feedback_gain is not None:
+        checks.nonnegative("feedback_gain", s.feedback_gain)
     checks.positive("learning_rate", s.learning_rate)
     checks.steps("seed", s.seed)
     if s.rule in EXACT and s.feedback != "symmetric":
@@ -315,7 +319,8 @@ def start(e: Experiment, seed: Any = None) -> training.TrainState:
     _, k_net, k_feedback, k_data = _keys(e.settings, seed)
     params = e.net.init(k_net)
     if e.settings.feedback != "symmetric":
-        gain = PROBLEMS[e.settings.task].feedback_gain
+        own = PROBLEMS[e.settings.task].feedback_gain
+        gain = own if e.settings.feedback_gain is None else e.settings.feedback_gain
         params["feedback"] = feedback.init(k_feedback, e.net, gain)
     return e.trainer.init(params, k_data)
 
