@@ -72,7 +72,7 @@ def evidence(key, seed):
     """One run, with the authors' stopping rule."""
     name, chosen, limit = EVIDENCE[key]
     e = experiments.experiment(experiments.settings("evidence", steps=limit, seed=seed, **chosen))
-    look = training.evaluator(e.rule, e.sampler, metrics=e.metrics)
+    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics)
 
     def evaluate(params, key):
         error = float(look(params, key)["test_error"])

@@ -81,6 +81,8 @@ class Problem(NamedTuple):
     defaults: dict[str, Any]
     """of `Settings`"""
     test_batches: int = 1
+    test: Callable[..., Callable] | None = None
+    """the task of examples that are not trained on; None: fresh ones of `task`"""
     frozen: bool = False
     """does `task` take the key of a pattern that stays the same throughout?"""
 
@@ -130,16 +132,19 @@ PROBLEMS = {
         tasks.sequential_digits, 8, 10, NAMING, ERROR, 0.0, None,
         {"tau_m": 5.0, "tau_a": 20.0, "refractory": 2, "gain_in": 2.0}, 8.0, 1.0,
         defaults={"cell": "gru", "units": 64, "learning_rate": 1e-2},
+        test=functools.partial(tasks.sequential_digits, part="test"), test_batches=4,
     ),
     "pixels": Problem(
         functools.partial(tasks.sequential_digits, "pixel"), 1, 10, NAMING, ERROR,
         0.0, None, {"tau_m": 20.0, "tau_a": 100.0, "gain_in": 2.0}, 8.0, 1.0,
         defaults={"cell": "gru", "units": 64},
+        test=functools.partial(tasks.sequential_digits, "pixel", part="test"), test_batches=4,
     ),
     "vowels": Problem(
         tasks.vowel_speakers, 12, 9, NAMING, ERROR, 0.0, None,
         {"tau_m": 5.0, "tau_a": 20.0}, 8.0, 1.0,
         defaults={"cell": "gru", "units": 64, "batch": 32},
+        test=functools.partial(tasks.vowel_speakers, part="test"), test_batches=4,
     ),
 }  # fmt: skip
 TASKS = tuple(PROBLEMS)
@@ -288,6 +293,8 @@ class Experiment(NamedTuple):
     rule: LearningRule
     sampler: Callable
     """(key) -> (xs, ys)"""
+    test_sampler: Callable
+    """the same, of what is not trained on"""
     metrics: Mapping[str, training.Metric]
     trainer: training.Trainer
 
@@ -310,8 +317,9 @@ def experiment(s: Settings, seed: Any = None, learning_rate: Any = None) -> Expe
     k_task = _keys(s, seed)[0]
     task = p.task(k_task) if p.frozen else p.task()
     sampler = functools.partial(task, batch=s.batch)
+    test = sampler if p.test is None else functools.partial(p.test(), batch=s.batch)
     trainer = training.trainer(made, optimizer(s, learning_rate), sampler, metrics=p.metrics)
-    return Experiment(s, net, made, sampler, p.metrics, trainer)
+    return Experiment(s, net, made, sampler, test, p.metrics, trainer)
 
 
 def start(e: Experiment, seed: Any = None) -> training.TrainState:

@@ -175,7 +175,7 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
 
     metric = next(iter(e.metrics))
     goal = lambda row: row[f"test_{metric}"] < experiments.PROBLEMS[s.task].goal
-    look = training.evaluator(e.rule, e.sampler, metrics=e.metrics, cosine=True,
+    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, cosine=True,
                               batches=experiments.PROBLEMS[s.task].test_batches)  # fmt: skip
     if not (rows and goal(rows[-1])):
         run = training.fit(e.trainer, state, s.steps, every=s.every, evaluate=look, stop=goal,
@@ -296,7 +296,7 @@ def run_compare(args: argparse.Namespace) -> int:
 def compared(s: Settings, say: Any) -> dict[str, Any]:
     e = experiments.experiment(s)
     state, key = experiments.start(e), jax.random.key(2**20 + s.seed)
-    look = training.evaluator(e.rule, e.sampler, metrics=e.metrics, batches=4, cosine=True)
+    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, batches=4, cosine=True)
     before = look(state.params, key)
     parts, times = (5 if s.steps >= 5 else 1), []
     for _ in range(parts):
@@ -328,7 +328,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     def one(seed, rate):
         e = experiments.experiment(s, seed, rate)
         state, log = e.trainer.run(experiments.start(e, seed), s.steps)
-        look = training.evaluator(e.rule, e.sampler, metrics=e.metrics, batches=4)
+        look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, batches=4)
         return log[metric], look(state.params, jax.random.fold_in(state.key, 2**31))
 
     began = time.perf_counter()

@@ -266,6 +266,15 @@ def test_published_settings():
     assert float(jnp.max(jnp.abs(jnp.diag(params["cell"]["w_rec"])))) == 0
 
 
+def test_real_data_are_tested_on_what_is_not_trained_on():
+    for task in ("digits", "vowels"):
+        e = experiments.experiment(experiments.settings(task, units=4, batch=64))
+        batch = lambda sampler: np.asarray(sampler(jax.random.key(0))[0], np.float32)
+        of = lambda xs: {xs[:, b].tobytes() for b in range(64)}
+        assert len(of(batch(e.sampler)) & of(batch(e.test_sampler))) == 0
+        assert len(of(batch(e.sampler)) & of(batch(e.sampler))) > 32
+
+
 @pytest.mark.parametrize("task", experiments.TASKS)
 @pytest.mark.parametrize("rule", ["bptt", "eprop"])
 def test_every_task_fits_its_network(task, rule):
