@@ -175,8 +175,11 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
 
     metric = next(iter(e.metrics))
     goal = lambda row: row[f"test_{metric}"] < experiments.PROBLEMS[s.task].goal
+    exact = s._replace(rule="bptt", feedback="symmetric")
+    reference = experiments.rule(exact, experiments.network(exact))
     look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, cosine=True,
-                              batches=experiments.PROBLEMS[s.task].test_batches)  # fmt: skip
+                              batches=experiments.PROBLEMS[s.task].test_batches,
+                              reference=reference)  # fmt: skip
     if not (rows and goal(rows[-1])):
         run = training.fit(e.trainer, state, s.steps, every=s.every, evaluate=look, stop=goal,
                            report=keep, checkpoints=saved, progress=True)  # fmt: skip

@@ -414,6 +414,7 @@ def evaluator(
     metrics: Mapping[str, Metric] | None = None,
     batches: int = 1,
     cosine: bool = False,
+    reference: LearningRule | None = None,
 ) -> Callable[[PyTree, Array], dict[str, Array]]:
     """(params, key) -> {"test_loss", "test_" + each metric, "cosine"}, compiled, for `fit`.
 
@@ -422,8 +423,11 @@ def evaluator(
       data: as in `trainer`; batch b of the key is drawn with fold_in(key, b).
       metrics: as in `trainer`.
       batches: how many, over which the mean is taken.
-      cosine: also the cosine of the rule's gradient of the cell's parameters to BPTT's, on the
-        first batch.
+      cosine: also the cosine of the rule's gradient of the cell's parameters to the reference's,
+        on the first batch.
+      reference: a rule of symmetric feedback; None: BPTT of the same network and losses. Over long
+        sequences of spikes BPTT may explode where no gradient passes the reset; then another
+        network with the same parameters, in which it does pass, makes the better reference.
 
     Raises:
       TypeError, ValueError: as `trainer`; for a rule of your own with no `spec`.
@@ -443,9 +447,12 @@ def evaluator(
     checks.flag("cosine", cosine)
     metrics = _metrics(metrics)
     draw, spec = _sampler(data), rule.spec
-    exact = value_and_grad(
-        bptt(spec.network, spec.loss, activity_loss=spec.activity_loss), None, True
-    )
+    if reference is None:
+        reference = bptt(spec.network, spec.loss, activity_loss=spec.activity_loss,
+                         state_loss=spec.state_loss)  # fmt: skip
+    if not isinstance(reference, LearningRule):
+        raise TypeError(f"reference: got {type(reference).__name__}, wanted an ej.LearningRule")
+    exact = value_and_grad(reference, None, True)
     own = value_and_grad(rule)
 
     def one(params, key, b):
@@ -459,9 +466,9 @@ def evaluator(
         found = {name: jnp.mean(x) for name, x in found.items()}
         if cosine:
             xs, ys = draw(key, jnp.int32(0))
-            _, reference = exact({k: params[k] for k in ("cell", "readout")}, xs, ys)
+            _, wanted = exact({k: params[k] for k in ("cell", "readout")}, xs, ys)
             grads = own(params, xs, ys)[1]
-            found["cosine"] = fidelity(grads["cell"], reference["cell"]).cosine
+            found["cosine"] = fidelity(grads["cell"], wanted["cell"]).cosine
         return found
 
     return evaluate
