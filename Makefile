@@ -1,14 +1,34 @@
 # Each target needs only python3 (with venv) and make: it creates .venv and installs what it uses.
 PYTHON ?= python3
 BIN := .venv/bin
+# For test-matrix and package: which tests; all of them if not said.
+TESTS ?=
 
-.PHONY: demo test lint bench notebooks fuzz clean
+.PHONY: demo test test-matrix lint bench notebooks fuzz clean
 
 demo: .venv/.examples
 	$(BIN)/python -m eprop_jax
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n 2
+
+# The oldest versions that pyproject.toml allows, each of them, and the newest that there are.
+test-matrix: .venv-oldest/.installed .venv-newest/.installed
+	.venv-oldest/bin/python -m pytest -n 2 $(TESTS)
+	.venv-newest/bin/python -m pytest -n 2 $(TESTS)
+
+.venv-oldest/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	grep -o '"[a-z][a-z_-]*>=[0-9.]*"' pyproject.toml | tr -d '"' | sed 's/>=\(.*\)/==\1/' > .venv-oldest/bounds.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-oldest/bounds.txt --editable ".[test]"
+	touch $@
+
+.venv-newest/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --upgrade --upgrade-strategy eager --editable ".[test]"
+	touch $@
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -31,8 +51,21 @@ bench-peers: .venv-peers/.installed
 notebooks: .venv/.notebooks
 	$(BIN)/python notebooks/run.py
 
+# 2,600 drawn examples from test_fuzz.py and test_state_machine.py, and 400 of any size from test_exact.py.
 fuzz: .venv/.test
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 --hypothesis-show-statistics \
+	  tests/test_fuzz.py tests/test_state_machine.py tests/test_exact.py
+
+# The wheel in an empty environment, and the sdist's tests against it.
+.PHONY: package
+package: .venv/.test
+	rm -rf dist .venv-package
+	$(BIN)/python -m hatchling build
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[test]"
+	tar -xzf dist/*.tar.gz -C dist
+	rm -r dist/eprop_jax-*/eprop_jax
+	cd dist/eprop_jax-* && ../../.venv-package/bin/python -m pytest -n 2 $(TESTS)
 
 # One stamp an extra; a change of pyproject.toml installs again.
 .venv/.%: pyproject.toml | .venv
@@ -43,4 +76,4 @@ fuzz: .venv/.test
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv .venv-peers out dist
+	rm -rf .venv .venv-oldest .venv-newest .venv-package .venv-peers out dist

@@ -23,6 +23,7 @@ from eprop_jax.eprop import eprop
 from eprop_jax.finite import check_finite
 from eprop_jax.m_order import m_order_eprop
 from eprop_jax.online import online
+from eprop_jax.precision import narrow_traces
 from eprop_jax.rtrl import rtrl
 from eprop_jax.sequence import value_and_grad
 from eprop_jax.training import train
@@ -52,6 +53,7 @@ __all__ = [
     "jacobians",
     "losses",
     "m_order_eprop",
+    "narrow_traces",
     "online",
     "readouts",
     "rtrl",

@@ -67,7 +67,9 @@ def test_targets_are_dashed_and_steps_without_weight_are_shaded(ax):
     assert points(y_1)[2] == (4.0, 5.0) and points(target_1)[2] == (4.0, 1.0)
     assert (y_0.get_linestyle(), target_0.get_linestyle()) == ("-", "--")
     assert y_0.get_color() == target_0.get_color() != y_1.get_color()
-    shaded = [(p.get_x(), p.get_x() + p.get_width()) for p in ax.patches]
+    # A span is a polygon before matplotlib 3.9, and a rectangle from then on.
+    outlines = [p.get_patch_transform().transform_path(p.get_path()) for p in ax.patches]
+    shaded = [(x.vertices[:, 0].min(), x.vertices[:, 0].max()) for x in outlines]
     assert shaded == [(-1.0, 3.0), (7.0, 9.0)]
     assert legend(ax) == ["output 0", "target 0", "output 1", "target 1", "not scored"]
 
