@@ -114,6 +114,13 @@ def test_random_feedback_stays_and_adaptive_feedback_turns_to_the_read_out():
     assert alignment(moving.params) > 0.95
 
 
+def test_a_task_that_still_wants_its_batch_is_refused():
+    with pytest.raises(
+        TypeError, match=r"data: got a function of \(key, batch\), wanted a sampler"
+    ):
+        ej.train(RULES["BPTT"], SGD, NET.init(jax.random.key(0)), TASK.func, 3)
+
+
 def test_the_log_says_what_was_done():
     rule, params = RULES["e-prop"], NET.init(jax.random.key(0))
     t = training.trainer(rule, SGD, TASK, metrics={"accuracy": training.step_accuracy})

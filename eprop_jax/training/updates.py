@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -200,6 +201,13 @@ def _pair(drawn: Any) -> Any:
 def sampler(data: Any) -> Callable[[Array, Array], Any]:
     """(key, u) -> batch u."""
     if callable(data):
+        try:
+            inspect.signature(data).bind(None)
+        except TypeError:
+            raise TypeError(
+                f"data: got a function of {inspect.signature(data)}, wanted a sampler (key) -> (xs, ys): "
+                "of a task, functools.partial(task, batch=64)"
+            ) from None
         return lambda key, u: _pair(data(jax.random.fold_in(key, u)))
     if not isinstance(data, tuple) or len(data) != 2:
         raise TypeError(
