@@ -205,8 +205,8 @@ def sampler(data: Any) -> Callable[[Array, Array], Any]:
             inspect.signature(data).bind(None)
         except TypeError:
             raise TypeError(
-                f"data: got a function of {inspect.signature(data)}, wanted a sampler (key) -> (xs, ys): "
-                "of a task, functools.partial(task, batch=64)"
+                f"data: got a function of {inspect.signature(data)}, wanted a sampler "
+                "(key) -> (xs, ys); of a task: functools.partial(task, batch=64)"
             ) from None
         return lambda key, u: _pair(data(jax.random.fold_in(key, u)))
     if not isinstance(data, tuple) or len(data) != 2:
