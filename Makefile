@@ -53,7 +53,7 @@ notebooks: .venv/.notebooks
 
 # 2,600 drawn examples from test_fuzz.py and test_state_machine.py, and 400 of any size from test_exact.py.
 fuzz: .venv/.test
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 --hypothesis-show-statistics \
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-show-statistics \
 	  tests/test_fuzz.py tests/test_state_machine.py tests/test_exact.py
 
 # The wheel in an empty environment, and the sdist's tests against it.

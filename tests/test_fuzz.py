@@ -160,6 +160,14 @@ def check(c, seed, scale, inputs, dtype):
         assert jnp.array_equal(of_B, grads["readout"]["w_out"] if adaptive else 0 * of_B)
 
 
+@pytest.fixture(autouse=True)
+def clear_between_families():
+    """XLA maps memory for each compiled function, and a process has only so many maps."""
+    yield
+    compiled.cache_clear()
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=settings().max_examples if DEEP else 4)
 @given(
