@@ -68,8 +68,8 @@ class Training(RuleBasedStateMachine):
 
     def begin(self):
         carry = self.rule.init(self.params, BATCH)
-        zero = jax.tree.map(jnp.zeros_like, self.params)
-        self.state = {"carry": carry, "loss": jnp.zeros(()), "grads": zero}
+        zero = jax.tree.map(np.zeros_like, self.params)
+        self.state = {"carry": carry, "loss": np.zeros(()), "grads": zero}
         self.steps = []  # which rows of the data were seen
 
     def seen(self, rows):
@@ -84,8 +84,8 @@ class Training(RuleBasedStateMachine):
         carry, out = self.rule.step(self.params, self.state["carry"], *self.seen(rows))
         self.state = {
             "carry": carry,
-            "loss": self.state["loss"] + out.loss,
-            "grads": jax.tree.map(jnp.add, self.state["grads"], out.grads),
+            "loss": np.add(self.state["loss"], out.loss),
+            "grads": jax.tree.map(np.add, self.state["grads"], out.grads),
         }
         self.steps = self.steps + rows
 
@@ -118,7 +118,7 @@ class Training(RuleBasedStateMachine):
         self.begin()
         self.state = ej.checkpoints.restore(self.folder.name, self.state, number)
         self.steps, was = self.saved[number]
-        assert jax.tree.all(jax.tree.map(jnp.array_equal, self.state, was))
+        assert jax.tree.all(jax.tree.map(np.array_equal, self.state, was))
 
     def teardown(self):
         try:
