@@ -169,7 +169,7 @@ def clear_between_families():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=settings().max_examples if DEEP else 4)
+@settings(max_examples=settings().max_examples if DEEP else 3)
 @given(
     which=st.integers(0, CONFIGURATIONS - 1),
     seed=st.integers(0, 2**31),

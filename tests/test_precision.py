@@ -279,7 +279,7 @@ def test_narrow_traces_refuse():
 
 
 def test_jit_and_no_jit_agree():
-    p = problem("rnn", "leaky", n=2, n_in=1, n_out=1, T=3, batch=())
+    p = problem("rnn", "linear", n=2, n_in=1, n_out=1, T=3, batch=())
     f = ej.value_and_grad(ej.eprop(p.net, LOSS), chunk=2)  # a sweep, and a step of the recursion
     jitted = f(p.params, p.xs, p.ys)
     with jax.disable_jit():
