@@ -26,6 +26,18 @@ def steps(name: str, value) -> int:
     return int(value)
 
 
+def instance(name: str, value, kind, wanted: str):
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: got {type(value).__name__}, wanted {wanted}")
+    return value
+
+
+def optimizer(name: str, value):
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise TypeError(f"{name}: got {type(value).__name__}, wanted an optax transformation")
+    return value
+
+
 def is_callable(name: str, value) -> Callable:
     if not callable(value):
         raise TypeError(f"{name}: got {type(value).__name__}, wanted a function")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks
-from eprop_jax.base import Array, LearningRule, PyTree
+from eprop_jax.base import Array, LearningRule, PyTree, RuleSpec
 from eprop_jax.bptt import bptt
 from eprop_jax.sequence import value_and_grad
 
@@ -93,6 +93,13 @@ def fidelity(g: PyTree, reference: PyTree) -> Fidelity:
     )
 
 
+def exact(spec: RuleSpec) -> LearningRule:
+    """BPTT of a rule's own network and losses."""
+    return bptt(
+        spec.network, spec.loss, activity_loss=spec.activity_loss, state_loss=spec.state_loss
+    )
+
+
 def compare(
     rules: Mapping[str, LearningRule],
     params: PyTree,
@@ -128,22 +135,14 @@ def compare(
     if not isinstance(rules, Mapping) or not rules:
         raise ValueError(f"rules: got {rules!r}, wanted a dict of at least one rule by name")
     for name, rule in rules.items():
-        if not isinstance(rule, LearningRule):
-            raise TypeError(
-                f"rules[{name!r}]: got {type(rule).__name__}, wanted an ej.LearningRule"
-            )
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params: got {type(params).__name__}, wanted the dict that net.init gives")
+        checks.instance(f"rules[{name!r}]", rule, LearningRule, "an ej.LearningRule")
+    checks.instance("params", params, Mapping, "the dict that net.init gives")
     if reference is None:
         spec = next(iter(rules.values())).spec
         if spec is None:
             raise ValueError("reference: got None, wanted a rule, since the rules have no `spec`")
-        reference = bptt(
-            spec.network, spec.loss, activity_loss=spec.activity_loss, state_loss=spec.state_loss
-        )
-
-    if not isinstance(reference, LearningRule):
-        raise TypeError(f"reference: got {type(reference).__name__}, wanted an ej.LearningRule")
+        reference = exact(spec)
+    checks.instance("reference", reference, LearningRule, "an ej.LearningRule")
 
     def gradient(rule: LearningRule) -> dict[str, Array]:
         reads = rule.spec is None or rule.spec.feedback != "symmetric"

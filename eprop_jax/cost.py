@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax import checks
+from eprop_jax import checks, rules
 from eprop_jax import jacobians as jac
 from eprop_jax.base import LearningRule, PyTree
 from eprop_jax.units import compute_dtype
@@ -57,12 +57,11 @@ def cost(
     >>> online.multiply_adds > 30 * chunked.multiply_adds
     True
     """
-    if not isinstance(rule, LearningRule) or rule.spec is None:
-        raise TypeError(f"rule: got {type(rule).__name__}, wanted one of the library's rules")
+    spec = rules.of_library("rule", rule)
     batch_shape = checks.batch(batch_shape)
     K = None if chunk is None else checks.size("chunk", chunk)
     carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)  # refuses wrong params
-    spec, p = rule.spec, params["cell"]
+    p = params["cell"]
     B, n, n_out = math.prod(batch_shape), spec.network.cell.n_units, spec.network.readout.n_out
     trace_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
 

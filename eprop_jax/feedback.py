@@ -39,8 +39,7 @@ def init(key: Array, net: Network, gain: float = 1.0) -> Array:
     >>> params["feedback"].shape
     (5, 2)
     """
-    if not isinstance(net, Network):
-        raise TypeError(f"net: got {type(net).__name__}, wanted an ej.Network")
+    checks.instance("net", net, Network, "an ej.Network")
     checks.key("key", key)
     checks.nonnegative("gain", checks.number("gain", gain))
     n, n_out = net.readout.n_units, net.readout.n_out

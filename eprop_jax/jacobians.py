@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eprop_jax import checks
 from eprop_jax.base import Array, Cell, Maybe, PyTree, Readout
 
 __all__ = ["Blocks", "blocks"]
@@ -63,8 +64,7 @@ def blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree, c_t: PyTree) ->
     >>> ej.jacobians.blocks(cell, cell.init(jax.random.key(0)), c, c, c).D[0][0]
     Array([0.9, 0.9], dtype=float32)
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {type(cell).__name__}, wanted an ej.Cell")
+    checks.instance("cell", cell, Cell, "an ej.Cell")
     implicit = implicit_blocks(cell, params, c_tm1, a_t)
     return Blocks(*implicit, *output_blocks(cell, params, c_t))
 

@@ -63,12 +63,8 @@ def online(
     >>> out.outputs.shape
     (6, 4, 2)
     """
-    if not isinstance(rule, LearningRule):
-        raise TypeError(f"rule: got {type(rule).__name__}, wanted an ej.LearningRule")
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            f"optimizer: got {type(optimizer).__name__}, wanted an optax transformation"
-        )
+    checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
+    checks.optimizer("optimizer", optimizer)
     every = checks.size("every", every)
 
     def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> OnlineState:
@@ -91,10 +87,7 @@ def online(
         return state, StepOutput(loss, grads, *outputs)
 
     def step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:
-        if not isinstance(state, OnlineState):
-            raise TypeError(
-                f"state: got {type(state).__name__}, wanted what this learner's init gave"
-            )
+        checks.instance("state", state, OnlineState, "what this learner's init gave")
         if rule.spec is not None:  # refuse before tracing
             batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in)
             checks.carry(state.carry, batch, rule.spec.network.readout.n_out)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eprop_jax import checks, rules
 from eprop_jax.base import Array, Carry, LearningRule, PyTree, RuleSpec, StepOutput
 
 __all__ = ["narrow_traces"]
@@ -46,10 +47,9 @@ def narrow_traces(rule: LearningRule, dtype: Any = jnp.bfloat16) -> LearningRule
     >>> [ej.cost(r, params, (4,), chunk=16).trace_bytes for r in (rule, narrow)]
     [1072, 592]
     """
-    if not isinstance(rule, LearningRule) or rule.spec is None or rule.spec.gradient is None:
-        raise TypeError(f"rule: got {type(rule).__name__}, wanted one of the library's rules")
+    spec = rules.of_library("rule", rule)
     dtype = _of_16_bits(dtype)
-    of_spec = rule.spec.gradient
+    of_spec = spec.gradient
 
     def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> Carry:
         return _cast(rule.init(params, batch_shape), dtype)
@@ -64,7 +64,7 @@ def narrow_traces(rule: LearningRule, dtype: Any = jnp.bfloat16) -> LearningRule
         carry, out = of_spec(spec, params, _wide(carry, dtype), xs, ys, keep)
         return _cast(carry, dtype), out
 
-    return LearningRule(init, step, rule.whole, rule.spec._replace(gradient=gradient))
+    return LearningRule(init, step, rule.whole, spec._replace(gradient=gradient))
 
 
 def _of_16_bits(value: Any) -> Any:
@@ -84,8 +84,7 @@ def _cast(carry: Carry, dtype: Any) -> Carry:
 
 
 def _wide(carry: Carry, dtype: Any) -> Carry:
-    if not isinstance(carry, Carry):
-        raise TypeError(f"carry: got {type(carry).__name__}, wanted what this rule's init returned")
+    checks.instance("carry", carry, Carry, "what this rule's init returned")
     for path, x in jax.tree.leaves_with_path(carry._replace(state=())):
         if x.dtype != dtype:
             raise TypeError(

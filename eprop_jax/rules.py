@@ -58,8 +58,7 @@ def specify(
     kind: str = "symmetric",
 ) -> RuleSpec:
     """Refuse what is no network or no loss."""
-    if not isinstance(net, Network):
-        raise TypeError(f"net: got {type(net).__name__}, wanted an ej.Network(cell, readout)")
+    checks.instance("net", net, Network, "an ej.Network(cell, readout)")
     checks.is_callable("loss", loss)
     if activity_loss is not None:
         checks.is_callable("activity_loss", activity_loss)
@@ -67,6 +66,13 @@ def specify(
         checks.is_callable("state_loss", state_loss)
     checks.one_of("feedback", kind, feedback.KINDS)
     return RuleSpec(name, order, net, loss, activity_loss, kind, state_loss)
+
+
+def of_library(name: str, rule: Any) -> RuleSpec:
+    """The spec of one of the library's rules; refuse any other."""
+    if not isinstance(rule, LearningRule) or rule.spec is None or rule.spec.gradient is None:
+        raise TypeError(f"{name}: got {type(rule).__name__}, wanted one of the library's rules")
+    return rule.spec
 
 
 def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> LearningRule:

@@ -55,8 +55,7 @@ def value_and_grad(
     >>> loss.shape, aux.outputs.shape
     ((), (10, 2))
     """
-    if not isinstance(rule, LearningRule):
-        raise TypeError(f"rule: got {type(rule).__name__}, wanted an ej.LearningRule")
+    checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
     checks.flag("has_aux", has_aux)
     if isinstance(chunk, str) and chunk != "auto":
         raise ValueError(f"chunk: got {chunk!r}, wanted None, 'auto' or an int >= 1")

@@ -105,14 +105,13 @@ def parallel(
     >>> jax.tree.map(jnp.shape, out.grads["readout"])
     {'bias': (2,), 'w_out': (4, 2)}
     """
-    if not isinstance(rule, LearningRule) or rule.spec is None or rule.spec.gradient is None:
-        raise TypeError(f"rule: got {type(rule).__name__}, wanted one of the library's rules")
+    spec = rules.of_library("rule", rule)
     _refuse_mesh(mesh, batch=batch, units=units)
     if batch is None and units is None:
         raise ValueError(
             "batch, units: got neither, wanted the name of a mesh axis for one or both"
         )
-    spec, net, known = rule.spec, rule.spec.network, {}
+    net, known = spec.network, {}
     _divides(mesh, "units", units, net.cell.n_units, "the network's n_units")
     by_unit = units is None or spec.order == 1 or spec.name == "BPTT"
 
@@ -305,8 +304,7 @@ def _named(mesh: Mesh, specs: PyTree) -> PyTree:
 
 
 def _refuse_mesh(mesh: Any, **axes: str | None) -> None:
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh: got {type(mesh).__name__}, wanted a jax.sharding.Mesh")
+    checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh")
     for name, axis in axes.items():
         if axis is not None and axis not in mesh.axis_names:
             raise ValueError(f"{name}: got {axis!r}, wanted an axis of the mesh, {mesh.axis_names}")

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eprop_jax import checks
+from eprop_jax import checks, rules
 from eprop_jax.base import Array, LearningRule, PyTree
-from eprop_jax.bptt import bptt
-from eprop_jax.compare import fidelity
+from eprop_jax.compare import exact, fidelity
 from eprop_jax.sequence import value_and_grad
 from eprop_jax.training.updates import Metric, metric_functions, sampler
 
@@ -116,23 +115,19 @@ def evaluator(
     >>> sorted(look(net.init(jax.random.key(0)), jax.random.key(1)))
     ['cosine', 'test_accuracy', 'test_loss']
     """
-    if not isinstance(rule, LearningRule) or rule.spec is None:
-        raise TypeError(f"rule: got {type(rule).__name__}, wanted one of the library's rules")
+    spec = rules.of_library("rule", rule)
     checks.size("batches", batches)
     checks.flag("cosine", cosine)
     metrics = metric_functions(metrics)
-    draw, spec = sampler(data), rule.spec
-    if reference is None:
-        reference = bptt(spec.network, spec.loss, activity_loss=spec.activity_loss,
-                         state_loss=spec.state_loss)  # fmt: skip
-    if not isinstance(reference, LearningRule):
-        raise TypeError(f"reference: got {type(reference).__name__}, wanted an ej.LearningRule")
-    exact = value_and_grad(reference, None, True)
+    draw = sampler(data)
+    reference = exact(spec) if reference is None else reference
+    checks.instance("reference", reference, LearningRule, "an ej.LearningRule")
+    forward = value_and_grad(reference, has_aux=True)
     own = value_and_grad(rule)
 
     def one(params, key, b):
         xs, ys = draw(key, b)
-        (loss, aux), _ = exact({k: params[k] for k in ("cell", "readout")}, xs, ys)
+        (loss, aux), _ = forward({k: params[k] for k in ("cell", "readout")}, xs, ys)
         return {"test_loss": loss} | {f"test_{k}": f(aux.outputs, ys) for k, f in metrics.items()}
 
     @jax.jit
@@ -141,7 +136,7 @@ def evaluator(
         found = {name: jnp.mean(x) for name, x in found.items()}
         if cosine:
             xs, ys = draw(key, jnp.int32(0))
-            _, wanted = exact({k: params[k] for k in ("cell", "readout")}, xs, ys)
+            _, wanted = forward({k: params[k] for k in ("cell", "readout")}, xs, ys)
             grads = own(params, xs, ys)[1]
             found["cosine"] = fidelity(grads["cell"], wanted["cell"]).cosine
         return found

@@ -73,10 +73,8 @@ def fit(
     >>> [row["step"] for row in run.rows]
     [10, 20]
     """
-    if not isinstance(trainer, Trainer):
-        raise TypeError(f"trainer: got {type(trainer).__name__}, wanted ej.training.trainer(...)")
-    if not isinstance(state, TrainState):
-        raise TypeError(f"state: got {type(state).__name__}, wanted a TrainState")
+    checks.instance("trainer", trainer, Trainer, "ej.training.trainer(...)")
+    checks.instance("state", state, TrainState, "a TrainState")
     for name, value in (("steps", steps), ("every", every), ("keep", keep)):
         checks.size(name, value)
     for name, value in (("evaluate", evaluate), ("stop", stop), ("report", report)):
@@ -134,8 +132,7 @@ def finite(state: TrainState, log: Mapping[str, np.ndarray], start: int) -> None
     ...
     FloatingPointError: loss: got nan at update 2, wanted a finite number
     """
-    if not isinstance(state, TrainState):
-        raise TypeError(f"state: got {type(state).__name__}, wanted a TrainState")
+    checks.instance("state", state, TrainState, "a TrainState")
     checks.mapping("log", log)
     checks.steps("start", start)
     for name in ("loss", "grad_norm"):

@@ -80,12 +80,8 @@ def trainer(
     >>> int(state.step), log["loss"].shape
     (5, (5,))
     """
-    if not isinstance(rule, LearningRule):
-        raise TypeError(f"rule: got {type(rule).__name__}, wanted an ej.LearningRule")
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            f"optimizer: got {type(optimizer).__name__}, wanted an optax transformation"
-        )
+    checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
+    checks.optimizer("optimizer", optimizer)
     gradient = value_and_grad(rule, chunk=chunk, has_aux=True)
     metrics = metric_functions(metrics)
     draw = sampler(data)
@@ -118,10 +114,7 @@ def trainer(
         return jax.lax.scan(update, state, length=updates)
 
     def run(state: TrainState, updates: int) -> tuple[TrainState, dict[str, Array]]:
-        if not isinstance(state, TrainState):
-            raise TypeError(
-                f"state: got {type(state).__name__}, wanted what this trainer's init gave"
-            )
+        checks.instance("state", state, TrainState, "what this trainer's init gave")
         return _run(state, checks.size("updates", updates))
 
     def check(state: TrainState) -> None:
@@ -183,8 +176,7 @@ def metric_functions(metrics: Any) -> dict[str, Metric]:
 
 def _parts(rule: LearningRule, params: PyTree) -> tuple[dict, dict]:
     """What the optimiser sees, and the weights of random feedback."""
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params: got {type(params).__name__}, wanted the dict that net.init gives")
+    checks.instance("params", params, Mapping, "the dict that net.init gives")
     fixed = ("feedback",) if rule.spec is not None and rule.spec.feedback == "random" else ()
     return (
         {k: v for k, v in params.items() if k not in fixed},

@@ -1,10 +1,4 @@
-"""The main job: handwritten digits, read row by row, learned by every rule.
-
-Two networks (a GRU; adaptive spiking units, ALIF) see a digit as 8 rows of 8 pixels, one after the
-other, and name it while the last row is shown: only there does the loss count. Each rule trains the
-same initial networks on the same batches in the same order with the same optimiser, so that what
-differs is the gradient. `python -m eprop_jax` runs it.
-"""
+"""Training under each rule, testing on the way, and gradients held against BPTT's."""
 
 from __future__ import annotations
 
@@ -18,48 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eprop_jax import cells, feedback, jacobians, losses, readouts, taxonomy, training
+from eprop_jax import feedback, taxonomy, training
 from eprop_jax.base import Array, LearningRule, Network, PyTree
 from eprop_jax.bptt import bptt
 from eprop_jax.compare import Fidelity, fidelity
-from eprop_jax.eprop import eprop
+from eprop_jax.demo.setups import (
+    DEFAULT_ORDERS,
+    DEFAULT_RULES,
+    LOSS,
+    Method,
+    Setup,
+    methods,
+    presenter,
+    setup,
+)
 from eprop_jax.m_order import m_order_eprop
 from eprop_jax.sequence import value_and_grad
-from eprop_jax.tasks import CLASSES, COLUMNS, Digits, batches, row_by_row
+from eprop_jax.tasks import Digits, batches
 
-LOSS = losses.masked(losses.softmax_cross_entropy)
-CELLS = ("gru", "alif")
-RULES = ("bptt", "m-order", "symmetric", "random", "adaptive", "frozen")
-DEFAULT_RULES = ("bptt", "m-order", "symmetric", "random", "frozen")
-DEFAULT_ORDERS = (4, 2)
 PROBE = 256
 """training examples in the batch on which gradients are compared"""
 LIGHT = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SEGMENTS = 20
 """training pauses so often to move the progress bar and to be tested"""
-
-
-class Setup(NamedTuple):
-    """A network, how digits are shown to it, and how it is trained: the same for every rule."""
-
-    net: Network
-    steps_a_row: int
-    updates: int
-    learning_rate: float
-    orders: tuple[int, ...]
-    """whose gradients are compared with BPTT's"""
-    weight_decay: float = 0.1
-    batch: int = 64
-
-
-class Method(NamedTuple):
-    """A rule, and which of the parameters it trains."""
-
-    key: str
-    name: str
-    rule: LearningRule
-    trains: tuple[str, ...]
-    order: int | None = None
 
 
 class Result(NamedTuple):
@@ -94,68 +69,6 @@ class OrderFidelity(NamedTuple):
     orders: tuple[int, ...]
     start: Fidelity
     end: Fidelity
-
-
-def setup(cell: str) -> Setup:
-    """The experiment of one cell: "gru" (64 units) or "alif" (200 units).
-
-    Raises:
-      KeyError: for another name.
-
-    >>> from eprop_jax import demo
-    >>> demo.setup("gru").net.cell.n_units
-    64
-    """
-    return {"gru": _gru, "alif": _alif}[cell]()
-
-
-def _gru() -> Setup:
-    net = Network(cells.gru(COLUMNS, 64), readouts.linear(64, CLASSES))
-    return Setup(net, steps_a_row=1, updates=1500, learning_rate=1e-2, orders=tuple(range(1, 9)))
-
-
-def _alif() -> Setup:
-    # dt = 1 ms and each row stays 3 ms, so the units' memory (5 ms, 20 ms) spans two rows or more.
-    cell = cells.alif(COLUMNS, 200, tau_m=5.0, tau_a=20.0, refractory=2, gain_in=2.0)
-    net = Network(cell, readouts.leaky(200, CLASSES, tau=5.0))
-    return Setup(net, steps_a_row=3, updates=400, learning_rate=5e-3, orders=(1, 2, 4, 8))
-
-
-def methods(net: Network, rules: Sequence[str], orders: Sequence[int]) -> list[Method]:
-    """The rules by their `--rule` names; "m-order" becomes one method an order.
-
-    Args:
-      net: the network.
-      rules: from `RULES`.
-      orders: of m-order e-prop, each ≥ 1.
-
-    Raises:
-      KeyError: for a rule of another name.
-
-    >>> from eprop_jax import demo
-    >>> [m.name for m in demo.methods(demo.setup("gru").net, ["bptt", "m-order"], [4, 2])]
-    ['BPTT', 'e-prop, order 4', 'e-prop, order 2']
-    """
-    both = ("cell", "readout")
-
-    def of(key: str) -> list[Method]:
-        if key == "m-order":
-            return [
-                Method(key, f"e-prop, order {m}", m_order_eprop(net, LOSS, order=m), both, m)
-                for m in orders
-            ]
-        if key == "bptt":
-            return [Method(key, "BPTT", bptt(net, LOSS), both)]
-        if key == "frozen":  # the read-out's gradient is exact under every rule
-            return [Method(key, "frozen layer", eprop(net, LOSS), ("readout",))]
-        rule = {k: lambda k=k: eprop(net, LOSS, feedback=k) for k in feedback.KINDS}[key]()
-        trains = (*both, "feedback") if key == "adaptive" else both
-        return [Method(key, f"e-prop, {key}", rule, trains, 1)]
-
-    return [method for key in rules for method in of(key)]
-
-
-# -- training --------------------------------------------------------------------------------------
 
 
 def initial(net: Network, keys: Array) -> PyTree:
@@ -234,12 +147,6 @@ def trainer(method: Method, optimizer: optax.GradientTransformation, present: Ca
         return (after.params, after.opt_state), log["loss"]
 
     return jax.jit(jax.vmap(segment))
-
-
-def presenter(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[Array], tuple]:
-    """indices [B] -> (xs [T, B, 8], ys), as `row_by_row` shows those digits."""
-    shown, named = jnp.asarray(images), jnp.asarray(labels)
-    return lambda indices: row_by_row(shown[indices], named[indices], s.steps_a_row)
 
 
 def tester(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[PyTree], Array]:
@@ -383,64 +290,3 @@ def by_order(s: Setup, start: PyTree, end: PyTree, probe: Probe) -> OrderFidelit
         return jax.tree.map(lambda *x: np.stack(x, 1), *(probe.fidelity(r, params) for r in rules))
 
     return OrderFidelity(s.orders, at(start), at(end))
-
-
-# -- a look inside ---------------------------------------------------------------------------------
-
-
-class Recording(NamedTuple):
-    """One network reading a few digits one after the other, from rest each time."""
-
-    spikes: np.ndarray
-    """h, [T, n] over all digits"""
-    traces: np.ndarray
-    """eligibility traces e_ij^t of a few recurrent synapses, [T, synapses]"""
-    synapses: list[tuple[int, int]]
-    """(i, j): presynaptic, postsynaptic"""
-    steps: int
-    """a digit"""
-    labels: list[int]
-
-
-def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> Recording:
-    """Run e-prop step by step, and keep h and the largest eligibility traces e = ψ ε (Eq. 9).
-
-    Args:
-      s: the experiment.
-      params: one seed's {"cell", "readout"}.
-      images, labels: [B, 8, 8] and [B], a few digits.
-
-    Raises:
-      ValueError: if the cell has several drives (its traces are one a gate, not one a synapse).
-
-    >>> import jax
-    >>> from eprop_jax import demo, tasks
-    >>> s, data = demo.setup("alif"), tasks.digits()
-    >>> params = s.net.init(jax.random.key(0))
-    >>> seen = demo.record(s, params, data.test_images[:2], data.test_labels[:2])
-    >>> seen.spikes.shape, seen.traces.shape
-    ((48, 200), (48, 3))
-    """
-    if isinstance(params["cell"]["w_rec"], dict):
-        raise ValueError("s: the cell has several drives, wanted one")
-    rule, n = eprop(s.net, LOSS), s.net.cell.n_units
-    xs, ys = presenter(s, images, labels)(jnp.arange(len(labels)))
-    params = {k: params[k] for k in ("cell", "readout")}
-
-    def step(carry, now):
-        carry, out = rule.step(params, carry, *jax.tree.map(lambda x: x[None], now))
-        psi = jacobians.output_blocks(s.net.cell, params["cell"], carry.state.c)[0]
-        epsilon = [x for x in jax.tree.leaves(carry.epsilon["w_rec"]) if x.ndim == 3]
-        e = sum(p[:, None, :] * jnp.broadcast_to(eps, (eps.shape[0], n, n))
-                for p, eps in zip((p for p in psi if p is not None), epsilon))  # fmt: skip
-        return carry, (out.activity[0], e)
-
-    _, (h, e) = jax.lax.scan(step, rule.init(params, (len(labels),)), (xs, ys))
-    e = np.asarray(e)  # [T, B, i, j]
-    # Of each postsynaptic unit its strongest synapse, then the three strongest units.
-    strength = np.where(np.eye(n, dtype=bool), 0.0, np.abs(e).sum((0, 1)))
-    post = np.argsort(strength.max(0))[::-1][:3]
-    synapses = [(int(strength[:, j].argmax()), int(j)) for j in post]
-    in_turn = lambda x: np.swapaxes(np.asarray(x), 0, 1).reshape(-1, *x.shape[2:])
-    traces = np.stack([in_turn(e[:, :, i, j]) for i, j in synapses], 1)
-    return Recording(in_turn(h), traces, synapses, xs.shape[0], [int(k) for k in labels])
