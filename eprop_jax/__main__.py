@@ -105,7 +105,7 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
                         help="updates of the weights (default: a cell's own)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR",
                         help="where the picture goes (default: ./out)")  # fmt: skip
-    runs.json_option(parser)
+    options.json_option(parser)
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -156,14 +156,14 @@ def run_demo(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "demo": Command("train and compare every rule on handwritten digits", demo_options, run_demo),
-    "taxonomy": Command("print the learning rules, their equations and costs", runs.json_option,
+    "taxonomy": Command("print the learning rules, their equations and costs", options.json_option,
                         run_taxonomy),
-    "train": Command("train a network on a task, with checkpoints", runs.train_options,
+    "train": Command("train a network on a task, with checkpoints", options.train_options,
                      runs.run_train),
-    "resume": Command("go on with a run that was cut off", runs.resume_options, runs.run_resume),
+    "resume": Command("go on with a run that was cut off", options.resume_options, runs.run_resume),
     "compare": Command("train a network under several rules from the same weights",
-                       runs.compare_options, runs.run_compare),
-    "sweep": Command("train many seeds and learning rates as one program", runs.sweep_options,
+                       options.compare_options, runs.run_compare),
+    "sweep": Command("train many seeds and learning rates as one program", options.sweep_options,
                      runs.run_sweep),
 }  # fmt: skip
 

@@ -6,6 +6,15 @@ import argparse
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eprop_jax import experiments, feedback
+
+RULES = (*experiments.RULES, "random", "adaptive")
+"""of `compare`: e-prop with its feedback goes by the feedback's name"""
+
+
+# -- values ----------------------------------------------------------------------------------------
 
 
 def wrong(what: str, got: str, choices: Sequence[str]) -> str:
@@ -92,3 +101,94 @@ def _nearest_number(text: str, least: int) -> int:
         return max(least, round(float(text)))
     except (ValueError, OverflowError):
         return least
+
+
+# -- the options of each command -------------------------------------------------------------------
+
+
+def task_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", type=name("task", experiments.TASKS),
+                        default="evidence-small", metavar="TASK",
+                        help=f"one of {', '.join(experiments.TASKS)} "
+                        "(default: evidence-small)")  # fmt: skip
+
+
+def network_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    positive, rate = number(1), real(0, inclusive=False)
+    add("--cell", type=name("cell", experiments.CELLS), metavar="CELL",
+        help=f"one of {', '.join(experiments.CELLS)}")  # fmt: skip
+    add("--units", type=positive, metavar="N", help="recurrent units")
+    add("--batch", type=positive, metavar="N", help="sequences an update")
+    add("--steps", type=positive, metavar="N", help="updates at most")
+    add("--optimizer", type=name("optimizer", experiments.OPTIMIZERS), metavar="NAME",
+        help=f"one of {', '.join(experiments.OPTIMIZERS)}")  # fmt: skip
+    add("--lr", type=rate, metavar="X", dest="learning_rate", help="learning rate")
+    add("--clip", type=real(0), metavar="X", help="largest norm of the gradient; 0: none")
+    add("--feedback-decay", type=real(0), metavar="X",
+        help="weight decay an update of w_out and of adaptive feedback")  # fmt: skip
+    add("--rate-hz", type=real(0), metavar="HZ", help="rate wanted of spiking units")
+    add("--rate-strength", type=real(0), metavar="X", help="how strongly; 0: not at all")
+    add("--reset-gradient", type=name("answer", ("yes", "no")), metavar="yes|no",
+        help="through the reset of spiking units (default: under bptt and rtrl)")  # fmt: skip
+    add("--seed", type=number(0), metavar="N", help="(default: 0)")
+    parser.epilog = "What is not given is the task's own default; see eprop_jax/experiments.py."
+
+
+def rule_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--rule", type=name("rule", experiments.RULES), metavar="RULE",
+        help=f"one of {', '.join(experiments.RULES)} (default: eprop)")  # fmt: skip
+    add("--order", type=number(1), metavar="M", help="of rule m-order (default: 2)")
+    add("--feedback", type=name("feedback", feedback.KINDS), metavar="KIND",
+        help=f"one of {', '.join(feedback.KINDS)} (default: symmetric)")  # fmt: skip
+
+
+def out_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the results there too")
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true",
+                        help="results to stdout as JSON, all else to stderr")  # fmt: skip
+
+
+def train_options(parser: argparse.ArgumentParser) -> None:
+    for options_of in (task_option, rule_options, network_options):
+        options_of(parser)
+    parser.add_argument("--every", type=number(1), metavar="N",
+                        help="updates between pauses, when it is tested and saved")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("out/train"), metavar="DIR",
+                        help="the run's folder, new (default: ./out/train)")  # fmt: skip
+    json_option(parser)
+
+
+def resume_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "dir", type=Path, metavar="DIR", help="the folder of a run that was cut off"
+    )
+    parser.add_argument("--steps", type=number(1), metavar="N", help="updates in all")
+    json_option(parser)
+
+
+def compare_options(parser: argparse.ArgumentParser) -> None:
+    task_option(parser)
+    parser.add_argument("--rule", action="append", type=names("rule", RULES), metavar="RULE",
+                        help=f"one or more of {', '.join(RULES)}; repeat it or separate by commas "
+                        "(default: bptt,m-order,eprop,random)")  # fmt: skip
+    parser.add_argument("--order", action="append", type=numbers(1), metavar="M",
+                        help="orders of m-order (default: 2)")  # fmt: skip
+    network_options(parser)
+    out_option(parser)
+    json_option(parser)
+
+
+def sweep_options(parser: argparse.ArgumentParser) -> None:
+    for options_of in (task_option, rule_options, network_options):
+        options_of(parser)
+    parser.add_argument("--seeds", type=number(1), default=8, metavar="N",
+                        help="how many, from --seed on (default: 8)")  # fmt: skip
+    parser.add_argument("--lrs", type=reals(0, inclusive=False), metavar="X,Y,…",
+                        help="learning rates (default: the task's own alone)")  # fmt: skip
+    out_option(parser)
+    json_option(parser)

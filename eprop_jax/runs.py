@@ -22,97 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import __version__, checkpoints, experiments, feedback, options, taxonomy, training
+from eprop_jax.base import LearningRule
 from eprop_jax.experiments import Settings
-
-RULES = (*experiments.RULES, "random", "adaptive")
-"""of `compare`: e-prop with its feedback goes by the feedback's name"""
-
-
-# -- options ---------------------------------------------------------------------------------------
-
-
-def task_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", type=options.name("task", experiments.TASKS),
-                        default="evidence-small", metavar="TASK",
-                        help=f"one of {', '.join(experiments.TASKS)} "
-                        "(default: evidence-small)")  # fmt: skip
-
-
-def network_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    positive, rate = options.number(1), options.real(0, inclusive=False)
-    add("--cell", type=options.name("cell", experiments.CELLS), metavar="CELL",
-        help=f"one of {', '.join(experiments.CELLS)}")  # fmt: skip
-    add("--units", type=positive, metavar="N", help="recurrent units")
-    add("--batch", type=positive, metavar="N", help="sequences an update")
-    add("--steps", type=positive, metavar="N", help="updates at most")
-    add("--optimizer", type=options.name("optimizer", experiments.OPTIMIZERS), metavar="NAME",
-        help=f"one of {', '.join(experiments.OPTIMIZERS)}")  # fmt: skip
-    add("--lr", type=rate, metavar="X", dest="learning_rate", help="learning rate")
-    add("--clip", type=options.real(0), metavar="X", help="largest norm of the gradient; 0: none")
-    add("--feedback-decay", type=options.real(0), metavar="X",
-        help="weight decay an update of w_out and of adaptive feedback")  # fmt: skip
-    add("--rate-hz", type=options.real(0), metavar="HZ", help="rate wanted of spiking units")
-    add("--rate-strength", type=options.real(0), metavar="X", help="how strongly; 0: not at all")
-    add("--seed", type=options.number(0), metavar="N", help="(default: 0)")
-    parser.epilog = "What is not given is the task's own default; see eprop_jax/experiments.py."
-
-
-def rule_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--rule", type=options.name("rule", experiments.RULES), metavar="RULE",
-        help=f"one of {', '.join(experiments.RULES)} (default: eprop)")  # fmt: skip
-    add("--order", type=options.number(1), metavar="M", help="of rule m-order (default: 2)")
-    add("--feedback", type=options.name("feedback", feedback.KINDS), metavar="KIND",
-        help=f"one of {', '.join(feedback.KINDS)} (default: symmetric)")  # fmt: skip
-
-
-def json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true",
-                        help="results to stdout as JSON, all else to stderr")  # fmt: skip
-
-
-def train_options(parser: argparse.ArgumentParser) -> None:
-    for options_of in (task_option, rule_options, network_options):
-        options_of(parser)
-    parser.add_argument("--every", type=options.number(1), metavar="N",
-                        help="updates between pauses, when it is tested and saved")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("out/train"), metavar="DIR",
-                        help="the run's folder, new (default: ./out/train)")  # fmt: skip
-    json_option(parser)
-
-
-def resume_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "dir", type=Path, metavar="DIR", help="the folder of a run that was cut off"
-    )
-    parser.add_argument("--steps", type=options.number(1), metavar="N", help="updates in all")
-    json_option(parser)
-
-
-def compare_options(parser: argparse.ArgumentParser) -> None:
-    task_option(parser)
-    parser.add_argument("--rule", action="append", type=options.names("rule", RULES), metavar="RULE",
-                        help=f"one or more of {', '.join(RULES)}; repeat it or separate by commas "
-                        "(default: bptt,m-order,eprop,random)")  # fmt: skip
-    parser.add_argument("--order", action="append", type=options.numbers(1), metavar="M",
-                        help="orders of m-order (default: 2)")  # fmt: skip
-    network_options(parser)
-    json_option(parser)
-
-
-def sweep_options(parser: argparse.ArgumentParser) -> None:
-    for options_of in (task_option, rule_options, network_options):
-        options_of(parser)
-    parser.add_argument("--seeds", type=options.number(1), default=8, metavar="N",
-                        help="how many, from --seed on (default: 8)")  # fmt: skip
-    parser.add_argument("--lrs", type=options.reals(0, inclusive=False), metavar="X,Y,…",
-                        help="learning rates (default: the task's own alone)")  # fmt: skip
-    json_option(parser)
 
 
 def settings_of(args: argparse.Namespace, **chosen: Any) -> Settings:
     given = {k: v for k, v in vars(args).items() if k in Settings._fields}
+    if given.get("reset_gradient") is not None:
+        given["reset_gradient"] = given["reset_gradient"] == "yes"
     return experiments.settings(**{**given, **chosen})
 
 
@@ -175,11 +92,9 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
 
     metric = next(iter(e.metrics))
     goal = lambda row: row[f"test_{metric}"] < experiments.PROBLEMS[s.task].goal
-    exact = s._replace(rule="bptt", feedback="symmetric")
-    reference = experiments.rule(exact, experiments.network(exact))
     look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, cosine=True,
                               batches=experiments.PROBLEMS[s.task].test_batches,
-                              reference=reference)  # fmt: skip
+                              reference=reference(s))  # fmt: skip
     if not (rows and goal(rows[-1])):
         run = training.fit(e.trainer, state, s.steps, every=s.every, evaluate=look, stop=goal,
                            report=keep, checkpoints=saved, progress=True)  # fmt: skip
@@ -197,6 +112,12 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
     if as_json:
         print(json.dumps({**summary, "rows": rows}, indent=1))
     return 0
+
+
+def reference(s: Settings) -> LearningRule:
+    """BPTT of the same task and units, by which gradients are measured."""
+    exact = s._replace(rule="bptt", feedback="symmetric")
+    return experiments.rule(exact, experiments.network(exact))
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
@@ -237,21 +158,26 @@ def as_table(rows: Sequence[Mapping[str, float]], metric: str) -> str:
 
 
 def curves(path: Path, rows: Sequence[Mapping[str, float]], metric: str, name: str) -> str | None:
-    """Learning curves, where matplotlib is installed."""
+    """Learning curves of one run."""
+    if not rows:
+        return None
+    of = lambda quantity: {
+        k: [[row[k] for row in rows]] for k in (quantity, f"test_{quantity}") if k in rows[0]
+    }
+    steps = [row["step"] for row in rows]
+    return draw(path, steps, {q: of(q) for q in ("loss", metric, "cosine")}, name)
+
+
+def draw(path: Path, steps: Any, panels: Mapping[str, Mapping[str, Any]], name: str) -> str | None:
+    """{quantity: {label: [seeds, steps]}}, a panel each, where matplotlib is installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return None
     from eprop_jax import plotting
 
-    if not rows:
-        return None
-    steps = [row["step"] for row in rows]
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for ax, quantity in zip(figure.subplots(1, 3), ("loss", metric, "cosine")):
-        found = {
-            k: [[row[k] for row in rows]] for k in (quantity, f"test_{quantity}") if k in rows[0]
-        }
+    figure = Figure(figsize=(1.5 + 3 * len(panels), 3.6), layout="constrained")
+    for ax, (quantity, found) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items()):
         plotting.learning_curves(ax, steps, found, label=quantity)
     figure.suptitle(name)
     figure.savefig(path, dpi=110)
@@ -271,8 +197,7 @@ def run_compare(args: argparse.Namespace) -> int:
         for order in options.flat(args.order, (2,)) if key == "m-order" else (2,):
             kind = key if key in feedback.KINDS else "symmetric"
             rule = "eprop" if key in feedback.KINDS else key
-            # One network for all: the same forward pass, the same convention for the reset.
-            s = settings_of(args, rule=rule, order=order, feedback=kind, reset_gradient=False)
+            s = settings_of(args, rule=rule, order=order, feedback=kind)
             rows.append(compared(s, say))
     base = next((row["update_ms"] for row in rows if row["rule"] == "BPTT"), None)
     for row in rows:
@@ -291,15 +216,25 @@ def run_compare(args: argparse.Namespace) -> int:
     text += [["–" if row[c] is None else row[c] if c == "rule" else f"{row[c]:.4g}" for c in columns]
              for row in rows]  # fmt: skip
     say(taxonomy.table(text, right=tuple(range(1, len(columns)))))
-    if args.json:
-        print(json.dumps({"task": args.task, "results": rows}, indent=1))
+    give(args, "compare.json", {"task": args.task, "results": rows})
     return 0
+
+
+def give(args: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
+    """Results as JSON, to stdout and to the folder, where they are asked for."""
+    text = json.dumps(found, indent=1)
+    if args.json:
+        print(text)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        replace(args.out / name, text + "\n")
 
 
 def compared(s: Settings, say: Any) -> dict[str, Any]:
     e = experiments.experiment(s)
     state, key = experiments.start(e), jax.random.key(2**20 + s.seed)
-    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, batches=4, cosine=True)
+    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, batches=4, cosine=True,
+                              reference=reference(s))  # fmt: skip
     before = look(state.params, key)
     parts, times = (5 if s.steps >= 5 else 1), []
     for _ in range(parts):
@@ -307,7 +242,7 @@ def compared(s: Settings, say: Any) -> dict[str, Any]:
         state, _ = jax.block_until_ready(e.trainer.run(state, s.steps // parts))
         times.append((time.perf_counter() - began) / (s.steps // parts))
     after = {k: float(v) for k, v in look(state.params, key).items()}
-    say(f"{describe(s)}: {s.steps} updates")
+    say(f"{describe(s)}: {int(state.step)} updates")
     return {
         "rule": describe(s), "steps": int(state.step),
         **{k: v for k, v in after.items() if k != "cosine"},
@@ -359,8 +294,14 @@ def run_sweep(args: argparse.Namespace) -> int:
         )
     say(taxonomy.table(text, right=tuple(range(len(text[0])))))
     say(f"mean ± sd over {len(seeds)} seeds; best and worst: of test {metric}")
-    if args.json:
-        print(json.dumps({"task": s.task, "rule": describe(s), "steps": s.steps, "seeds": seeds,
-                          "seconds": seconds, "results": rows,
-                          f"{metric}_curves": log.tolist()}, indent=1))  # fmt: skip
+    give(args, "sweep.json", {
+        "task": s.task, "rule": describe(s), "steps": s.steps, "seeds": seeds, "seconds": seconds,
+        "results": rows, f"{metric}_curves": log.tolist(),
+    })  # fmt: skip
+    if args.out is not None:
+        width = max(1, s.steps // 40)  # of a point, the mean of so many updates
+        points = log[..., : s.steps // width * width].reshape(*log.shape[:2], -1, width).mean(-1)
+        by_rate = {f"learning rate {rate:g}": x for rate, x in zip(rates, points)}
+        steps = width * np.arange(1, points.shape[-1] + 1)
+        draw(args.out / "curves.png", steps, {metric: by_rate}, describe(s))
     return 0

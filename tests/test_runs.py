@@ -66,9 +66,10 @@ def test_resuming_what_is_done_does_nothing(tmp_path):
     )
 
 
-def test_compare_starts_every_rule_from_the_same_weights():
+def test_compare_starts_every_rule_from_the_same_weights(tmp_path):
     code, found = run("compare", *SMALL, "--steps", "5", "--rule", "bptt,m-order,random",
-                      "--order", "2,40")  # fmt: skip
+                      "--order", "2,40", "--out", str(tmp_path))  # fmt: skip
+    assert json.loads((tmp_path / "compare.json").read_text()) == found
     exact, second, all_orders, random = found["results"]
     assert code == 0
     assert [row["rule"] for row in found["results"]] == [
@@ -84,8 +85,10 @@ def test_compare_starts_every_rule_from_the_same_weights():
 
 def test_a_sweep_gives_each_seed_and_rate_its_own_run(tmp_path):
     code, found = run("sweep", *SMALL, "--steps", "6", "--seed", "3", "--seeds", "2",
-                      "--lrs", "0.001,0.1")  # fmt: skip
+                      "--lrs", "0.001,0.1", "--out", str(tmp_path / "new"))  # fmt: skip
     assert code == 0 and found["seeds"] == [3, 4]
+    assert json.loads((tmp_path / "new" / "sweep.json").read_text()) == found
+    assert (tmp_path / "new" / "curves.png").exists()
     slow, fast = found["results"]
     assert (slow["learning_rate"], fast["learning_rate"]) == (0.001, 0.1)
     curves = np.array(found["error_curves"])
@@ -114,6 +117,7 @@ def test_a_sweep_gives_each_seed_and_rate_its_own_run(tmp_path):
         (["train", "--lr", "fast"], "wanted a number > 0"),
         (["train", "--clip", "nan"], "wanted a number >= 0"),
         (["train", "--bacth", "3"], "'--batch'"),
+        (["train", "--reset-gradient", "on"], "(one of yes, no)"),
         (["sweep", "--lrs", "0.1,x"], "got 'x', wanted a number > 0"),
         (["sweep", "--seeds", "0"], "nearest is 1"),
         (["compare", "--rule", "bptt,rtlr"], "did you mean 'rtrl'"),
@@ -142,6 +146,17 @@ def test_what_cannot_be_run_is_said_in_one_line(tmp_path, capsys):
         assert main(args) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_the_reset_gradient_is_a_choice():
+    from eprop_jax.__main__ import parse
+
+    of = lambda *options: runs.settings_of(parse(["train", *options])).reset_gradient
+    assert (of(), of("--reset-gradient", "yes"), of("--reset-gradient", "no")) == (
+        None,
+        True,
+        False,
+    )
 
 
 def test_settings_of_another_kind_are_refused(tmp_path):

@@ -101,6 +101,11 @@ def test_two_processes_end_with_the_same_parameters_as_one_device(resumed, check
         assert np.abs(resumed[0][name] - alone[name]).max() < 1e-6
 
 
+def test_8_devices_train_to_the_parameters_of_one(checks):
+    """20 updates, examples over two and units over four."""
+    assert checks()["trained"] < 1e-6
+
+
 def test_a_step_moves_the_outputs_and_the_readout_whatever_the_parameters(checks):
     once = [["all-gather", 1024 * 2, 1], ["all-reduce", 5 * 2, 1]]
     assert checks()["collectives"] == once + once
