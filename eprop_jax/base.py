@@ -7,6 +7,7 @@ n units, n_in inputs, n_out read-out units. Arrays are time-major: inputs are [T
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -125,6 +126,37 @@ class Network:
         k_cell, k_readout = jax.random.split(checks.key("key", key))
         return {"cell": self.cell.init(k_cell), "readout": self.readout.init(k_readout)}
 
+    def apply(self, params: dict, xs: Array, state: Any = None, mask: Any = None) -> Any:
+        """The network without targets: forward, and no more.
+
+        Args:
+          params: from `init`; "feedback" may stand in it, and is not read.
+          xs: [T, *batch, n_in].
+          state: where to start, an `ej.State`, such as `carry.state` or an earlier run's; None: the
+            initial state.
+          mask: [T, *batch] bool, the steps that count; at others outputs and activity are 0. The
+            network runs through them all the same.
+
+        Returns:
+          A NamedTuple: outputs y [T, *batch, n_out], activity h [T, *batch, n], and the state after
+          the last step. Its derivative is autodiff's, which is BPTT.
+
+        Raises:
+          TypeError, ValueError: for what does not fit the network.
+
+        >>> import jax, jax.numpy as jnp, eprop_jax as ej
+        >>> net = ej.Network(ej.cells.gru(n_in=3, n_units=5), ej.readouts.linear(n_units=5, n_out=2))
+        >>> run = net.apply(net.init(jax.random.key(0)), jnp.ones((7, 4, 3)))
+        >>> run.outputs.shape, run.state.y.shape
+        ((7, 4, 2), (4, 2))
+        """
+        from eprop_jax import forward  # which is written with these types
+
+        call = checks.explained(
+            functools.partial(forward.apply, self), functools.partial(forward.check_apply, self)
+        )
+        return call(params, xs, state, mask)
+
 
 class State(NamedTuple):
     """What the network itself carries: c^t [*batch, n] a component, and y^t [*batch, n_out]."""
@@ -182,20 +214,37 @@ class RuleSpec(NamedTuple):
     feedback: str
     state_loss: Callable | None = None
     gradient: Callable | None = None
-    """(spec, params, carry, xs, ys, keep) -> (carry, StepOutput): a chunk, on one batch axis and in
-    the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs elsewhere."""
+    """(spec, params, carry, data, keep) -> (carry, StepOutput, () -> ∂L/∂xs): a chunk, on one batch axis
+    and in the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs
+    elsewhere."""
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+    def __repr__(self) -> str:
+        return f"{self.name}{'' if self.feedback == 'symmetric' else f', {self.feedback} feedback'}"
 
 
 class LearningRule(NamedTuple):
     """A pair of pure functions, and the whole-sequence form of the same gradient.
 
-    `init(params, batch_shape) -> carry`; `step(params, carry, xs, ys) -> (carry, StepOutput)` for
-    xs [K, *batch, n_in] and ys any pytree of [K, *batch, ...]: K is the shape of what is passed.
-    `whole(params, xs, ys) -> StepOutput` starts from the initial state and keeps no trace; where
-    it is None, `value_and_grad` uses `init` and `step`.
+    `init(params, batch_shape) -> carry`; `step(params, carry, xs, ys, *, mask=None) -> (carry,
+    StepOutput)` for xs [K, *batch, n_in] and ys any pytree of [K, *batch, ...]: K is the shape of
+    what is passed. `mask` [K, *batch] bool: the steps that count, for the loss and for every
+    regulariser; the network runs through the others all the same. `whole(params, xs, ys, *,
+    mask=None) -> StepOutput` starts from the initial state and keeps no trace; where it is None,
+    `value_and_grad` uses `init` and `step`.
+
+    The loss in a StepOutput differentiates by the rule, to params and to xs (`jax.grad`, `jax.jvp`),
+    so that it may be a summand of any other loss. A derivative of anything else that a rule gives is
+    refused. Equal and hashable by identity.
     """
 
     init: Callable[..., Carry]
     step: Callable[..., tuple[Carry, StepOutput]]
     whole: Callable[..., StepOutput] | None = None
     spec: RuleSpec | None = None
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+    def __repr__(self) -> str:
+        return f"LearningRule({'of your own' if self.spec is None else f'{self.spec!r}: {self.spec.network!r}'})"

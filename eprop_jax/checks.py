@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -167,7 +168,43 @@ def _array(name: str, value) -> np.ndarray:
 # -- what a rule is given -------------------------------------------------------------------------
 
 
-def parameters(params, expected, feedback_shape: tuple[int, int] | None, rule: str) -> None:
+def explained(compiled: Callable, check: Callable) -> Callable:
+    """A compiled function whose arguments are checked as it is traced. Where that fails, or what came
+    cannot be traced at all, `check` says why, of the arguments as they came."""
+
+    names = tuple(inspect.signature(check).parameters)
+
+    def call(*given):
+        integers(names, given)
+        try:
+            return compiled(*given)
+        except Exception as found:
+            error = found
+        check(*given)
+        raise error
+
+    return call
+
+
+def integers(names: tuple[str, ...], given: tuple) -> None:
+    """Refuse integers that JAX would wrap: of 64 bits, where it has 32."""
+    if jax.config.jax_enable_x64 or not any(map(_is_wide, jax.tree.leaves(given))):
+        return
+    for (at, *path), x in jax.tree.leaves_with_path(given):
+        if _is_wide(x) and x.size and (x.max() > 2**31 - 1 or x.min() < -(2**31)):
+            raise ValueError(
+                f"{names[at.idx]}{jax.tree_util.keystr(path)}: got integers from {x.min()} to "
+                f"{x.max()}, wanted what int32 holds (jax_enable_x64 is off)"
+            )
+
+
+def _is_wide(x) -> bool:
+    return (
+        isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "iu" and x.dtype.itemsize == 8
+    )
+
+
+def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, rule: str) -> None:
     """`params` must be what `net.init` would give, and hold `feedback` where the rule reads it."""
     if not isinstance(params, dict) or not {"cell", "readout"} <= set(params):
         raise ValueError(
@@ -175,13 +212,13 @@ def parameters(params, expected, feedback_shape: tuple[int, int] | None, rule: s
             "'cell' and 'readout'"
         )
     expected = dict(expected)
-    if feedback_shape is not None:
-        if "feedback" not in params:
-            raise ValueError(
-                f"params: {rule} reads its feedback weights B {list(feedback_shape)} from "
-                "params['feedback'], which is missing; add them with "
-                "params['feedback'] = ej.feedback.init(key, net)"
-            )
+    if reads and "feedback" not in params:
+        raise ValueError(
+            f"params: {rule} reads its feedback weights B {list(feedback_shape)} from "
+            "params['feedback'], which is missing; add them with "
+            "params['feedback'] = ej.feedback.init(key, net)"
+        )
+    if "feedback" in params:  # which any rule may be given; whose it is not, it leaves as it is
         expected["feedback"] = jax.ShapeDtypeStruct(feedback_shape, jnp.float32)
     extra = sorted(set(params) - set(expected))
     if extra:
@@ -230,8 +267,8 @@ def batch(value) -> tuple[int, ...]:
     return tuple(int(b) for b in value)
 
 
-def sequence(xs, ys, n_in: int) -> tuple[int, ...]:
-    """xs [T, *batch, n_in] and every leaf of ys [T, *batch, ...] -> batch shape."""
+def inputs(xs, n_in: int, mask=None) -> tuple[int, ...]:
+    """xs [T, *batch, n_in] and mask [T, *batch] -> batch shape."""
     if not hasattr(xs, "shape") or not hasattr(xs, "dtype"):
         raise TypeError(f"xs: got {type(xs).__name__}, wanted an array [T, *batch, {n_in}]")
     if xs.ndim < 2 or xs.shape[-1] != n_in:
@@ -248,6 +285,15 @@ def sequence(xs, ys, n_in: int) -> tuple[int, ...]:
     ):
         raise TypeError(f"xs: got dtype {dtype}, wanted real numbers")
     lead = xs.shape[:-1]
+    if mask is not None:
+        steps_that_count(mask, lead)
+    return tuple(lead[1:])
+
+
+def sequence(xs, ys, n_in: int, mask=None) -> tuple[int, ...]:
+    """xs [T, *batch, n_in], every leaf of ys [T, *batch, ...] and mask [T, *batch] -> batch shape."""
+    inputs(xs, n_in, mask)
+    lead = xs.shape[:-1]
     leaves = _by_path(ys)
     if not leaves:
         raise ValueError("ys: got no arrays, wanted targets [T, *batch, ...]")
@@ -259,6 +305,20 @@ def sequence(xs, ys, n_in: int) -> tuple[int, ...]:
                 f"in xs, which has shape {list(xs.shape)}"
             )
     return tuple(lead[1:])
+
+
+def steps_that_count(mask, lead: tuple[int, ...]) -> None:
+    if not hasattr(mask, "shape") or not hasattr(mask, "dtype"):
+        raise TypeError(f"mask: got {type(mask).__name__}, wanted an array, bool {list(lead)}")
+    if mask.dtype != bool:
+        raise TypeError(
+            f"mask: got dtype {mask.dtype}, wanted bool (mask != 0, say; a step's weight belongs to the "
+            "loss, see ej.losses.masked)"
+        )
+    if tuple(mask.shape) != tuple(lead):
+        raise ValueError(
+            f"mask: got shape {list(mask.shape)}, wanted {list(lead)}: time and batch as in xs"
+        )
 
 
 def mapping(name: str, value) -> Mapping:
@@ -300,17 +360,18 @@ def carry(
         )
     if expected is None:
         return
-    want = expected()
-    if jax.tree.structure(carry) != jax.tree.structure(want):
-        raise ValueError(
-            "carry: its tree is another rule's or another network's, wanted what this rule's init "
-            "returned"
-        )
-    for (path, leaf), like in zip(jax.tree.leaves_with_path(carry), jax.tree.leaves(want)):
-        if leaf.shape != like.shape or leaf.dtype != like.dtype:
+    same("carry", carry, expected(), "what this rule's init returns for these parameters")
+
+
+def same(name: str, tree, want, what: str) -> None:
+    """A tree of the structure, shapes and dtypes of another."""
+    if jax.tree.structure(tree) != jax.tree.structure(want):
+        raise ValueError(f"{name}: got another rule's or another network's tree, wanted {what}")
+    for (path, leaf), like in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(want)):
+        if jnp.shape(leaf) != like.shape or _dtype(leaf) != like.dtype:
             raise ValueError(
-                f"carry{jax.tree_util.keystr(path)}: got {leaf.dtype}{list(leaf.shape)}, wanted "
-                f"{like.dtype}{list(like.shape)}, as this rule's init returns for these parameters"
+                f"{name}{jax.tree_util.keystr(path)}: got {_dtype(leaf)}{list(jnp.shape(leaf))}, wanted "
+                f"{like.dtype}{list(like.shape)}: {what}"
             )
 
 

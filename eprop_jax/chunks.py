@@ -26,27 +26,41 @@ from eprop_jax.forward import before
 
 
 def gradient(recursion: Callable | None) -> Callable:
-    """(spec, params, carry, xs, ys, keep) -> (carry, StepOutput). `recursion` serves K = 1; None: the
-    rule keeps no traces."""
+    """(spec, params, carry, data, keep) -> (carry, StepOutput, () -> ∂L/∂xs). `recursion` serves K = 1;
+    None: the rule keeps no traces."""
 
-    def of_chunk(spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: Any, keep: bool):
-        chunk = rules.meet(spec, params, carry.state, xs, ys)
+    def of_chunk(spec: RuleSpec, params: dict, carry: Carry, data: rules.Data, keep: bool):
+        chunk = rules.meet(spec, params, carry.state, data)
         if recursion is None or not keep:
-            grads, grads_out = without_traces(spec, params, chunk)
-        elif xs.shape[0] == 1:
+            da, grads, grads_out = without_traces(spec, params, chunk)
+        elif data.xs.shape[0] == 1:
             m = recursions.moment(spec, params, chunk)
             carry, grads, grads_out = recursion(spec, params, carry, m)
+            da = None
         else:
-            carry, grads, grads_out = with_traces(spec, params, carry, chunk)
+            carry, da, grads, grads_out = with_traces(spec, params, carry, chunk)
         run = chunk.run
         state = State(run.c_K, run.y[-1])
         grads = {
             "cell": jax.tree.structure(params["cell"]).unflatten(grads),
             "readout": jax.tree.structure(params["readout"]).unflatten(grads_out),
         }
-        return carry._replace(state=state), rules.finish(spec, params, chunk, grads)
+
+        def dL_dxs():
+            own = without_traces(spec, params, chunk)[0] if da is None else da
+            return to_inputs(spec, params, own, data.xs)
+
+        carry = carry._replace(state=state)
+        return carry, rules.finish(spec, params, chunk, grads), dL_dxs
 
     return of_chunk
+
+
+def to_inputs(spec: RuleSpec, params: dict, da: dict, xs: Array) -> Array:
+    """∂L/∂x^t = Σ_gates w_in ∂̃a^t: [K, B, n_in]."""
+    w_in = jac.as_gates(params["cell"].get("w_in", {}))
+    terms = [da[g] @ w.T for g, w in w_in.items() if da[g] is not None]
+    return spec.network.cell.wires.total(sum(terms, jnp.zeros_like(xs)))
 
 
 class Layers(NamedTuple):
@@ -94,8 +108,8 @@ def _add_last(params: dict, terms: list, last: dict[str, Array]) -> list:
     return [tr.total(x, last.get(path[0].key)) for x, path in zip(terms, paths)]
 
 
-def without_traces(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> tuple[list, list]:
-    """The chunk alone: the adjoint at K = T."""
+def without_traces(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> tuple[dict, list, list]:
+    """The chunk alone: the adjoint at K = T. (∂̃a, the cell's gradient, the read-out's)"""
     net, p, p_out = spec.network, params["cell"], params["readout"]
     layers = Layers.of(chunk)
     readout = jac.as_cell(net.readout)
@@ -103,12 +117,12 @@ def without_traces(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> tuple[li
     seed = loss_seed(spec, params, chunk, back)
     (s,) = adjoint.sweep(net.cell, p, layers.path, spec.order, [seed])
     grads_out = layers.readout_gradient(p_out, back)
-    return adjoint.gradient(p, s, layers.lines), grads_out
+    return s.da, adjoint.gradient(p, s, layers.lines), grads_out
 
 
 def with_traces(
     spec: RuleSpec, params: dict, carry: Carry, chunk: rules.Chunk
-) -> tuple[Carry, list, list]:
+) -> tuple[Carry, dict, list, list]:
     """The chunk, what is older than it, and the traces after it."""
     net, p, p_out, c = spec.network, params["cell"], params["readout"], carry.state.c
     layers = Layers.of(chunk)
@@ -166,7 +180,7 @@ def with_traces(
         )
     ]
     carry = carry._replace(**traces, gamma=recursions.pack(params, carry, own, gamma))
-    return carry, grads, grads_out
+    return carry, s_loss.da, grads, grads_out
 
 
 class Before(NamedTuple):
@@ -252,14 +266,22 @@ def loss_seed(spec: RuleSpec, params: dict, chunk: rules.Chunk, back: Swept) -> 
     """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence) and from the activity, and
     ∂L/∂c^t from the state loss."""
     B = feedback.weights(params, spec.feedback)
+    # The same at each step, it need not be stored for each.
+    always, at_t = (chunk.dL_dh, None) if _is_constant(chunk) else (None, chunk.dL_dh)
+    always = None if always is None else always[0]
 
     def to_dh(entry):
-        return every_grade(spec, tr.total(entry[0] @ B.T, chunk.dL_dh))
+        return every_grade(spec, tr.total(entry[0] @ B.T, always, entry[2]))
 
     def to_dc(entry):
         return entry[1] and tuple(every_grade(spec, x) for x in entry[1])
 
-    return Seed((back.da[jac.ONE_DRIVE], chunk.dL_dc), to_dh, to_dc=to_dc, keep=kept(spec))
+    entry = (back.da[jac.ONE_DRIVE], chunk.dL_dc, at_t)
+    return Seed(entry, to_dh, to_dc=to_dc, keep=kept(spec))
+
+
+def _is_constant(chunk: rules.Chunk) -> bool:
+    return chunk.dL_dh is not None and chunk.dL_dh.shape[0] == 1
 
 
 def y_seed(spec: RuleSpec, final: Swept, spread: Array) -> Seed:

@@ -53,8 +53,8 @@ def weights(params: dict, kind: str) -> Array:
 
 def gradient(params: dict, kind: str, grads: dict) -> dict:
     """What B receives: w^out's gradient if adaptive; zeros if random, where B is fixed by
-    definition."""
-    if kind == "symmetric":
+    definition, and in a rule that does not read it."""
+    if "feedback" not in params:
         return grads
     w_out = grads["readout"]["w_out"]
     return {**grads, "feedback": w_out if kind == "adaptive" else jnp.zeros_like(w_out)}

@@ -199,7 +199,7 @@ def _targets(ys: PyTree, losses: Array) -> list[Watched]:
 
 
 def _states(spec: RuleSpec, params: dict, xs: Array) -> dict[str, Array]:
-    net, (folded, _) = spec.network, rules.fold(params, xs, ())
+    net, folded = spec.network, rules.fold(params, xs, ()).xs
     weights = rules.compute(net, params)
     state = rules.init_state(net, weights, folded.shape[1:-1])
     c = forward.run(net, weights, state, folded).c
@@ -216,8 +216,8 @@ def _derivatives(spec: RuleSpec, params: dict, xs: Array, ys: PyTree) -> dict:
     """
     net, lead = spec.network, xs.shape[:-1]
     weights = rules.compute(net, params)
-    xs, ys = rules.fold(params, xs, ys)
-    chunk = rules.meet(spec, weights, rules.init_state(net, weights, xs.shape[1:-1]), xs, ys)
+    data = rules.fold(params, xs, ys)
+    chunk = rules.meet(spec, weights, rules.init_state(net, weights, data.xs.shape[1:-1]), data)
     run, readout = chunk.run, jac.as_cell(net.readout)
     J = jac.blocks(net.cell, weights["cell"], run.c_tm1, run.a, run.c)
     J_out = jac.blocks(

@@ -54,8 +54,8 @@ def implicit_eligibility_gradient(
     """
     spec = rules.specify("Eq. 10", None, net, loss, None, None)
 
-    def gradient(spec, params, carry, xs, ys, keep):
-        m = meet(spec, params, carry, xs, ys)
+    def gradient(spec, params, carry, data, keep):
+        m = meet(spec, params, carry, data)
 
         def step(traces, at):
             epsilon, grads = traces
@@ -89,8 +89,8 @@ def first_explicit_gradient(
     """
     spec = rules.specify("Eq. 18", None, net, loss, None, None)
 
-    def gradient(spec, params, carry, xs, ys, keep):
-        m = meet(spec, params, carry, xs, ys)
+    def gradient(spec, params, carry, data, keep):
+        m = meet(spec, params, carry, data)
 
         def step(traces, at):
             epsilon, e_tm1, beta, grads = traces
@@ -193,13 +193,13 @@ class Meeting(NamedTuple):
     e_0: PyTree
 
 
-def meet(spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: PyTree) -> Meeting:
+def meet(spec: RuleSpec, params: dict, carry: Carry, data: rules.Data) -> Meeting:
     """Run the network; differentiate L by what the read-out sees of h, and by all of h."""
     cell, p = spec.network.cell, params["cell"]
-    chunk = rules.meet(spec, params, carry.state, xs, ys)
+    xs, chunk = data.xs, rules.meet(spec, params, carry.state, data)
     run = chunk.run
     h = jnp.concatenate([run.h_0[None], run.h])
-    read, unroll = read_out(spec, run.y_0, ys), unrolled(cell, p, run.c_0, xs)
+    read, unroll = read_out(spec, run.y_0, data), unrolled(cell, p, run.c_0, xs)
     grads_out, dL_dh_direct = jax.grad(read, (0, 1))(params["readout"], h)
     dL_dh = jax.grad(lambda dh: read(params["readout"], unroll(dh)))(jnp.zeros_like(h))
 
@@ -239,7 +239,7 @@ def dense(block: Array | None, like: Array) -> Array:
     return jnp.zeros_like(like) if block is None else block
 
 
-def read_out(spec: RuleSpec, y_0: Array, ys: PyTree) -> Callable[[dict, Array], Array]:
+def read_out(spec: RuleSpec, y_0: Array, data: rules.Data) -> Callable[[dict, Array], Array]:
     """(read-out parameters, h^0 … h^T) -> L, which does not see h^0."""
     readout = jac.as_cell(spec.network.readout)
 
@@ -252,7 +252,8 @@ def read_out(spec: RuleSpec, y_0: Array, ys: PyTree) -> Callable[[dict, Array], 
             return y_t, y_t
 
         _, y = jax.lax.scan(step, y_0, a)
-        return jnp.sum(jax.vmap(jax.vmap(rules.per_step(spec)))(y, ys)) / y.shape[1]
+        losses = jax.vmap(jax.vmap(rules.per_step(spec)))(y, data.ys)
+        return jnp.sum(rules.only(data.mask, losses)) / y.shape[1]
 
     return loss
 
@@ -279,4 +280,4 @@ def unrolled(cell: Cell, p: dict, c_0: PyTree, xs: Array) -> Callable[[Array], A
 
 def finish(spec: RuleSpec, params: dict, carry: Carry, m: Meeting, grads: dict):
     grads = {"cell": grads, "readout": m.grads_out}
-    return carry, rules.finish(spec, params, m.chunk, grads)
+    return carry, rules.finish(spec, params, m.chunk, grads), None

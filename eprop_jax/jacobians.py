@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eprop_jax import checks
+from eprop_jax import checks, dependence
 from eprop_jax.base import Array, Cell, Maybe, PyTree, Readout
 
 __all__ = ["Blocks", "blocks"]
@@ -143,14 +143,8 @@ def _never_reached(tangents: Callable, z_j: dict, dots: list) -> list[list[bool]
     """For each tangent that enters, which of those that leave do not even mention it: derivatives
     that are zero whatever the values are."""
     jaxpr = jax.make_jaxpr(tangents)(z_j, dots).jaxpr
-    rows = []
-    for dot in jaxpr.invars[len(jaxpr.invars) - len(dots) :]:
-        reached = {dot}
-        for eqn in jaxpr.eqns:
-            if any(v in reached for v in eqn.invars if not hasattr(v, "val")):
-                reached.update(eqn.outvars)
-        rows.append([hasattr(v, "val") or v not in reached for v in jaxpr.outvars])
-    return rows
+    found, first = dependence.of_results(jaxpr), len(jaxpr.invars) - len(dots)
+    return [[first + k not in sources for sources in found] for k in range(len(dots))]
 
 
 def gate_names(params: dict) -> list[str]:
@@ -193,15 +187,10 @@ def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]
         return [[column[r] for column in columns] for r in range(len(by_c))]
 
     jaxpr = jax.make_jaxpr(rows)(one).jaxpr
-    found, per_row = {}, len(wanted)
+    sources, found, per_row = dependence.of_results(jaxpr), {}, len(wanted)
     for r in shared_positions(cell, c):
-        needed = {
-            v for v in jaxpr.outvars[r * per_row : (r + 1) * per_row] if not hasattr(v, "val")
-        }
-        for eqn in reversed(jaxpr.eqns):
-            if needed & set(eqn.outvars):
-                needed |= {v for v in eqn.invars if not hasattr(v, "val")}
-        found[r] = [n for n, v in zip(names, jaxpr.invars) if v in needed and n not in allowed]
+        needed = frozenset().union(*sources[r * per_row : (r + 1) * per_row])
+        found[r] = [name for i, name in enumerate(names) if i in needed and name not in allowed]
         D = structure(cell, params, c).D[r]
         found[r] += [f"component {i}" for i, x in enumerate(D) if i != r and x is not None]
     return found

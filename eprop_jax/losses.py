@@ -74,6 +74,9 @@ def softmax_cross_entropy(y: Array, target: Array) -> Array:
 def masked(loss: Loss) -> Loss:
     """Weight each step: the target becomes (target, mask), mask [] a bool or a number.
 
+    A step of weight 0 is as if it were not there, also where the loss has no value or no derivative
+    (a distance, a logarithm, a ratio, a target that is NaN).
+
     Args:
       loss: any per-step loss.
 
@@ -101,11 +104,35 @@ def masked(loss: Loss) -> Loss:
                 f"ys: got a mask of shape {list(mask.shape)} for one example and step, wanted [], "
                 "the second of the pair (target, mask)"
             )
-        # A step that does not count may hold NaN, which must not reach the gradient.
-        target = jax.tree.map(lambda x: jnp.where(mask == 0, jnp.zeros_like(x), x), target)
-        return mask * jnp.sum(loss(y, target))
+        return mask * _where(loss)(mask != 0, y, jax.tree.map(jnp.asarray, target))
 
     return weighted
+
+
+def _where(loss: Loss) -> Callable[[Array, Array, Any], Array]:
+    """(counts, y, target) -> the loss, or 0 with a derivative of 0 where it does not count. (In
+    `where(counts, loss, 0)` alone, autodiff multiplies 0 by the derivative that does not exist.)"""
+
+    @jax.custom_jvp
+    def chosen(counts, y, target):
+        return jnp.where(counts, jnp.sum(loss(y, target)), jnp.zeros((), y.dtype))
+
+    @chosen.defjvp
+    def _(given, dots):
+        (counts, y, target), (_, y_dot, target_dot) = given, dots
+        leaves, tree = jax.tree.flatten((y, target))
+        pairs = zip(leaves, jax.tree.leaves((y_dot, target_dot)))
+        real = {i: dot for i, (x, dot) in enumerate(pairs) if jnp.issubdtype(x.dtype, jnp.floating)}
+
+        def of(floats):
+            return jnp.sum(loss(*tree.unflatten([floats.get(i, x) for i, x in enumerate(leaves)])))
+
+        gradient = jax.grad(of)({i: leaves[i] for i in real})
+        only = lambda g: jnp.where(counts, g, jnp.zeros_like(g)).astype(y.dtype)
+        terms = [jnp.vdot(only(g), real[i].astype(y.dtype)) for i, g in gradient.items()]
+        return chosen(*given), sum(terms, jnp.zeros((), y.dtype))
+
+    return chosen
 
 
 def firing_rate(target: Any, strength: float = 1.0) -> Callable[[Array], Array]:

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eprop_jax import checks, rules
-from eprop_jax.base import Array, Carry, LearningRule, PyTree, RuleSpec, StepOutput
+from eprop_jax import checks, derivative, rules
+from eprop_jax.base import Carry, LearningRule, PyTree, RuleSpec
 
 __all__ = ["narrow_traces"]
 
@@ -54,15 +54,23 @@ def narrow_traces(rule: LearningRule, dtype: Any = jnp.bfloat16) -> LearningRule
     def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> Carry:
         return _cast(rule.init(params, batch_shape), dtype)
 
-    @jax.jit
-    def step(params: PyTree, carry: Carry, xs: Array, ys: Any) -> tuple[Carry, StepOutput]:
-        carry, out = rule.step(params, _wide(carry, dtype), xs, ys)
-        return _cast(carry, dtype), out
+    _, of_rule, _ = derivative.programs(rule)
 
-    def gradient(spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: Any, keep: bool):
+    def program(params, carry, xs, ys, mask=None):
+        carry, out, dL_dxs = of_rule(params, _wide(carry, dtype), xs, ys, mask)
+        return _cast(carry, dtype), out, dL_dxs
+
+    def check(params, carry, xs, ys, mask=None):
+        jax.eval_shape(
+            lambda *given: rule.step(*given, mask=mask), params, _wide(carry, dtype), xs, ys
+        )
+
+    step = derivative.step_by_rule(program, check)
+
+    def gradient(spec: RuleSpec, params: dict, carry: Carry, data: rules.Data, keep: bool):
         """For what runs the rule's own gradient elsewhere (`ej.sharding`)."""
-        carry, out = of_spec(spec, params, _wide(carry, dtype), xs, ys, keep)
-        return _cast(carry, dtype), out
+        carry, out, dL_dxs = of_spec(spec, params, _wide(carry, dtype), data, keep)
+        return _cast(carry, dtype), out, dL_dxs
 
     return LearningRule(init, step, rule.whole, spec._replace(gradient=gradient))
 

@@ -64,7 +64,7 @@ def moment(spec: RuleSpec, params: dict, chunk: rules.Chunk) -> Moment:
         J_out,
         tr.sources(p_out, J_out, {"w_out": run.h_K}),
         chunk.dL_dy[0],
-        chunk.dL_dh,
+        None if chunk.dL_dh is None else chunk.dL_dh[0],
         chunk.dL_dc and tuple(x[0] for x in chunk.dL_dc),
         spread,
         to_signal(chunk.dL_dy[0]),

@@ -5,6 +5,7 @@ Batches of any shape are folded into one axis here, so that the mathematics sees
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax import checks, feedback, forward
+from eprop_jax import checks, derivative, feedback, forward
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.base import (
@@ -25,6 +26,7 @@ from eprop_jax.base import (
     State,
     StepOutput,
 )
+from eprop_jax.forward import compute, init_state
 from eprop_jax.units import compute_dtype
 
 
@@ -39,7 +41,7 @@ class Chunk(NamedTuple):
     activity: Array
     """activity loss, [B]"""
     dL_dh: Array | None
-    """its direct derivative ∂L/∂h^t, the same at each step, [B, n]"""
+    """its direct derivative ∂L/∂h^t: [K, B, n], or [1, B, n] where it is the same at each step"""
     dL_dc: tuple[Array, ...] | None = None
     """direct derivative ∂L/∂c^t of the state loss, by component: [K, B, n]"""
 
@@ -79,29 +81,20 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
     """init, step and whole of a rule, from its traces and its gradient.
 
     `init_traces(spec, params, state, B)` gives the carry's fields beside `state`;
-    `gradient(spec, params, carry, xs, ys, keep)` works on one batch axis, in the compute dtype.
+    `gradient(spec, params, carry, data, keep)` works on one batch axis, in the compute dtype.
     """
     spec = spec._replace(gradient=gradient)
     net = spec.network
     expected = jax.eval_shape(net.init, jax.random.key(0))
-    B_shape = None if spec.feedback == "symmetric" else (net.readout.n_units, net.readout.n_out)
+    B_shape = (net.readout.n_units, net.readout.n_out)
+    reads_B = spec.feedback != "symmetric"
+    known = {}
 
     def check(params):
-        checks.parameters(params, expected, B_shape, spec.name)
+        checks.parameters(params, expected, B_shape, reads_B, spec.name)
 
-    @jax.jit
-    def _step(params, carry, xs, ys):
-        return advance(spec, params, carry, xs, ys, True)
-
-    @jax.jit
-    def _whole(params, xs, ys):
-        carry = Carry(init_state(net, params, xs.shape[1:-1]))
-        return advance(spec, params, carry, xs, ys, False)[1]
-
-    def init(params, batch_shape=()) -> Carry:
-        check(params)
-        batch_shape = checks.batch(batch_shape)
-        check_unit(net, params)
+    def begin(params, batch_shape):
+        """The carry, before any step."""
         state = init_state(net, params, batch_shape)
         b = math.prod(batch_shape)
         one_axis = jax.tree.map(lambda x: x.reshape(b, x.shape[-1]), state)
@@ -109,50 +102,81 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
         traces = jax.tree.map(lambda x: x.reshape(*batch_shape, *x.shape[1:]), traces)
         return Carry(state, **traces)
 
-    known = {}
-
     def like_init(params, batch):
-        """The form of the carry, found once for each batch and dtype."""
+        """The form of the carry, found once for each batch and dtype, where the cell's own functions
+        are tried."""
         key = batch, compute_dtype(params)
         if key not in known:
-            known[key] = jax.eval_shape(lambda p: init(p, batch), params)
+            check_unit(net, params)
+            known[key] = jax.eval_shape(lambda p: begin(p, batch), params)
         return known[key]
 
-    def step(params, carry, xs, ys):
+    def check_start(params, batch_shape):
         check(params)
-        batch = checks.sequence(xs, ys, net.cell.n_in)
+        like_init(params, checks.batch(batch_shape))
+
+    def check_step(params, carry, xs, ys, mask=None):
+        check(params)
+        batch = checks.sequence(xs, ys, net.cell.n_in, mask)
         checks.carry(carry, batch, net.readout.n_out, lambda: like_init(params, batch))
-        return _step(params, carry, xs, ys)
 
-    def whole(params, xs, ys):
+    def check_whole(params, xs, ys, mask=None):
         check(params)
-        batch = checks.sequence(xs, ys, net.cell.n_in)
-        like_init(params, batch)  # tries the cell's own functions, once
-        return _whole(params, xs, ys)
+        like_init(params, checks.sequence(xs, ys, net.cell.n_in, mask))
 
-    return LearningRule(init, step, whole, spec)
+    def start(params, batch_shape):
+        check_start(params, batch_shape)
+        return begin(params, batch_shape)
 
+    def step(params, carry, xs, ys, mask=None):
+        check_step(params, carry, xs, ys, mask)
+        return advance(spec, params, carry, xs, ys, mask, True)
 
-def init_state(net: Network, params: dict, batch_shape: tuple[int, ...]) -> State:
-    """What the network itself starts from."""
-    c = net.cell.initial_state(params["cell"], batch_shape)
-    return State(c, net.readout.initial_state(params["readout"], batch_shape))
+    def whole(params, xs, ys, mask=None, window=None):
+        check_whole(params, xs, ys, mask)
+        carry = Carry(init_state(net, params, xs.shape[1:-1]))
+        return advance(spec, params, carry, xs, ys, mask, False, window)[1:]
+
+    started = checks.explained(jax.jit(start, static_argnums=1), check_start)
+
+    def init(params, batch_shape=()) -> Carry:
+        return started(params, checks.batch(batch_shape))
+
+    return LearningRule(
+        init,
+        derivative.step_by_rule(step, check_step),
+        derivative.whole_by_rule(whole, check_whole),
+        spec,
+    )
 
 
 def advance(
-    spec: RuleSpec, params: dict, carry: Carry, xs: Array, ys: PyTree, keep: bool
-) -> tuple[Carry, StepOutput]:
-    """A chunk of the rule, for a batch of any shape."""
+    spec: RuleSpec,
+    params: dict,
+    carry: Carry,
+    xs: Array,
+    ys: PyTree,
+    mask: Array | None,
+    keep: bool,
+    window: int | None = None,
+) -> tuple[Carry, StepOutput, Callable[[], Array] | None]:
+    """A chunk of the rule, for a batch of any shape, and a function () -> ∂L/∂xs."""
     batch = xs.shape[1:-1]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), carry)
     weights = compute(spec.network, params)
-    flat, out = spec.gradient(spec, weights, flat, *fold(params, xs, ys), keep)
+    data = fold(params, xs, ys, mask)._replace(window=window)
+    flat, out, dL_dxs = spec.gradient(spec, weights, flat, data, keep)
     carry = jax.tree.map(lambda x, like: x.reshape(like.shape), flat, carry)
-    return carry, unfold(params, out, batch)
+    as_xs = lambda: dL_dxs().reshape(xs.shape).astype(xs.dtype)
+    return carry, unfold(params, out, batch), None if dL_dxs is None else as_xs
 
 
 def check_unit(net: Network, params: dict) -> None:
     """The cell's and the read-out's one-unit functions, tried on shapes alone."""
+    jax.eval_shape(functools.partial(_try_unit, net), params)
+
+
+def _try_unit(net: Network, params: dict) -> None:
     for layer, name in ((net.cell, "cell"), (jac.as_cell(net.readout), "readout")):
         p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), params[name])
         c = layer.initial_state(p, (1,))
@@ -182,16 +206,6 @@ def check_unit(net: Network, params: dict) -> None:
                 )
 
 
-def compute(net: Network, params: dict) -> dict:
-    """Parameters as the mathematics uses them: at least float32, absent synapses zero."""
-    params = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
-    if net.cell.connectivity is None or "w_rec" not in params["cell"]:
-        return params
-    mask = jnp.asarray(net.cell.connectivity)
-    w_rec = jax.tree.map(lambda w: jnp.where(mask, w, 0), params["cell"]["w_rec"])
-    return {**params, "cell": {**params["cell"], "w_rec": w_rec}}
-
-
 def masked(net: Network, grads: dict) -> dict:
     """A synapse that does not exist has no gradient."""
     if net.cell.connectivity is None or "w_rec" not in grads["cell"]:
@@ -201,12 +215,28 @@ def masked(net: Network, grads: dict) -> dict:
     return {**grads, "cell": {**grads["cell"], "w_rec": w_rec}}
 
 
-def fold(params: dict, xs: Array, ys: PyTree) -> tuple[Array, PyTree]:
-    """[K, *batch, ...] -> [K, B, ...]; inputs in the compute dtype."""
+class Data(NamedTuple):
+    """A chunk's inputs and targets, on one batch axis."""
+
+    xs: Array
+    """[K, B, n_in], in the compute dtype"""
+    ys: PyTree
+    """[K, B, ...]"""
+    mask: Array | None
+    """[K, B] bool: the steps that count; None: all"""
+    window: int | None = None
+    """the steps over which the activity loss takes its mean; None: the chunk"""
+
+
+def fold(params: dict, xs: Array, ys: PyTree, mask: Array | None = None) -> Data:
+    """[K, *batch, ...] -> [K, B, ...]."""
     n_batch, k = xs.ndim - 2, xs.shape[0]
     b = math.prod(xs.shape[1:-1])
-    xs = xs.reshape(k, b, xs.shape[-1]).astype(compute_dtype(params))
-    return xs, jax.tree.map(lambda y: jnp.reshape(y, (k, b, *jnp.shape(y)[1 + n_batch :])), ys)
+    return Data(
+        xs.reshape(k, b, xs.shape[-1]).astype(compute_dtype(params)),
+        jax.tree.map(lambda y: jnp.reshape(y, (k, b, *jnp.shape(y)[1 + n_batch :])), ys),
+        None if mask is None else mask.reshape(k, b),
+    )
 
 
 def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
@@ -220,34 +250,42 @@ def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
 
 def per_step(spec: RuleSpec) -> Callable[[Array, PyTree], Array]:
     """The loss of one example and step, as a scalar."""
-
-    def loss(y, target):
-        return jnp.sum(checks.loss_value("loss", spec.loss(y, target))).astype(y.dtype)
-
-    return loss
+    return lambda y, target: _scalar("loss", spec.loss, y.dtype)(y, target)
 
 
-def of_rates(spec: RuleSpec) -> Callable[[Array], Array]:
-    """The activity loss of one example, as a scalar."""
-    return lambda f: jnp.sum(checks.loss_value("activity_loss", spec.activity_loss(f)))
+def _scalar(name: str, loss: Callable, dtype: Any) -> Callable[..., Array]:
+    """What a user's loss returns, summed, in the compute dtype."""
+    return lambda *given: jnp.sum(checks.loss_value(name, loss(*given))).astype(dtype)
 
 
-def activity_losses(spec: RuleSpec, h: Array) -> tuple[Array, Array | None]:
-    """The activity loss of each example over the window, [B], and its derivative by h's mean."""
+def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array | None]:
+    """The activity loss of each example, [B], and its derivative by h^t, [1 or K, B, n].
+
+    It is a loss of f, the mean of h over the steps of a window that count.
+    """
     if spec.activity_loss is None:
         return jnp.zeros(h.shape[1], h.dtype), None
-    wires = spec.network.cell.wires
-    f = wires.gather(jnp.mean(h, 0))
-    losses, dL_df = jax.vmap(jax.value_and_grad(of_rates(spec)))(f)
-    return losses, wires.own(dL_df)
+    wires, (K, B) = spec.network.cell.wires, h.shape[:2]
+    size = K if data.window is None else min(data.window, K)
+    at = jnp.arange(K) // size
+    counts = jnp.ones((K, B), h.dtype) if data.mask is None else data.mask.astype(h.dtype)
+    total = lambda x: jax.ops.segment_sum(x, at, -(-K // size)) if size < K else x.sum(0)[None]
+    number = total(counts)  # [windows, B]
+    share = 1 / jnp.maximum(number, 1)
+    f = wires.gather(total(counts[..., None] * h) * share[..., None])
+    of_rates = _scalar("activity_loss", spec.activity_loss, h.dtype)
+    losses, dL_df = jax.vmap(jax.vmap(jax.value_and_grad(of_rates)))(f)
+    there = number > 0
+    losses = jnp.where(there, losses, 0).sum(0)
+    dL_df = wires.own(jnp.where(there[..., None], dL_df, 0)) * share[..., None]
+    if data.mask is None and size == K:
+        return losses, dL_df
+    return losses, counts[..., None] * dL_df[at]
 
 
 def state_losses(spec: RuleSpec, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
     """The state loss of each step and example, Σ_j over units, [K, B], and ∂/∂c^t by component."""
-
-    def of_unit(c_j):
-        return jnp.sum(checks.loss_value("state_loss", spec.state_loss(c_j)))
-
+    of_unit = _scalar("state_loss", spec.state_loss, jac.floats(c)[0].dtype)
     of = jax.value_and_grad(of_unit, allow_int=True)  # a counter has no derivative, and gets none
     losses, dL_dc = jax.vmap(jax.vmap(jax.vmap(of)))(c)
     where = jac.float_positions(c)
@@ -256,18 +294,27 @@ def state_losses(spec: RuleSpec, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
     )
 
 
-def meet(spec: RuleSpec, params: dict, state: State, xs: Array, ys: PyTree) -> Chunk:
+def meet(spec: RuleSpec, params: dict, state: State, data: Data) -> Chunk:
     """Run the chunk, and differentiate the loss where it touches the network."""
-    run = forward.run(spec.network, params, state, xs)
-    K, B = run.y.shape[:2]
-    losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, ys)
-    activity, dL_df = activity_losses(spec, run.h)
-    dL_dh = None if dL_df is None else dL_df / (K * B)
+    run = forward.run(spec.network, params, state, data.xs)
+    B = run.y.shape[1]
+    losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, data.ys)
+    activity, dL_dh = activity_losses(spec, run.h, data)
     dL_dc = None
     if spec.state_loss is not None:
         more, dL_dc = state_losses(spec, run.c)
         losses, dL_dc = losses + more, tuple(x / B for x in dL_dc)
-    return Chunk(run, losses, dL_dy / B, activity, dL_dh, dL_dc)
+    # A loss may have no number, or no derivative, at a step that does not count.
+    counts = functools.partial(only, data.mask)
+    losses, dL_dy, dL_dc = jax.tree.map(counts, (losses, dL_dy, dL_dc))
+    return Chunk(run, losses, dL_dy / B, activity, None if dL_dh is None else dL_dh / B, dL_dc)
+
+
+def only(mask: Array | None, x: Array) -> Array:
+    """x [K, B, ...] at the steps that count, 0 elsewhere."""
+    if mask is None:
+        return x
+    return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, jnp.zeros_like(x))
 
 
 def finish(spec: RuleSpec, params: dict, chunk: Chunk, grads: dict) -> StepOutput:

@@ -64,7 +64,9 @@ def imposed(rule, recursion, chunk):
 
         def body(total, part):
             (carries, grads), peaks = total
-            at = rules.meet(spec, given["float32"], carries["float32"].state, *part)
+            at = rules.meet(
+                spec, given["float32"], carries["float32"].state, rules.Data(*part, None)
+            )
             before, after = carries["float32"].state, ej.State(at.run.c_K, at.run.y[-1])
             now, found = {}, {}
             for dtype, p in given.items():
