@@ -206,39 +206,39 @@ def _is_wide(x) -> bool:
 
 def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, rule: str) -> None:
     """`params` must be what `net.init` would give, and hold `feedback` where the rule reads it."""
-    if not isinstance(params, dict) or not {"cell", "readout"} <= set(params):
+    if not isinstance(params, Mapping) or not {"cell", "readout"} <= set(params):
         raise ValueError(
             f"params: got {_describe(params)}, wanted the dict that net.init gives, with the keys "
             "'cell' and 'readout'"
         )
+    _plain_dicts("params", params)
     expected = dict(expected)
     if reads and "feedback" not in params:
         raise ValueError(
-            f"params: {rule} reads its feedback weights B {list(feedback_shape)} from "
-            "params['feedback'], which is missing; add them with "
-            "params['feedback'] = ej.feedback.init(key, net)"
+            f"params['feedback']: missing, wanted the feedback weights B {list(feedback_shape)} "
+            f"that {rule} reads, from ej.feedback.init(key, net)"
         )
     if "feedback" in params:  # which any rule may be given; whose it is not, it leaves as it is
         expected["feedback"] = jax.ShapeDtypeStruct(feedback_shape, jnp.float32)
     extra = sorted(set(params) - set(expected))
     if extra:
         raise ValueError(
-            f"params: got the entries {extra}, which {rule} does not train; remove them (their "
-            "gradient would be a silent zero)"
+            f"params: got the entries {extra}, which {rule} does not train, wanted none of them "
+            "(their gradient would be a silent zero)"
         )
-    got, want = _by_path(params), _by_path(expected)
-    for path in want.keys() - got.keys():
+    got, want = by_path(params), by_path(expected)
+    for path in sorted(want.keys() - got.keys()):
         raise ValueError(
             f"params{path}: missing, wanted {list(want[path].shape)}; are these the parameters of "
             "another network?"
         )
-    for path in got.keys() - want.keys():
+    for path in sorted(got.keys() - want.keys()):
         raise ValueError(
-            f"params{path}: this network has no such parameter; are these the parameters of "
-            "another network?"
+            f"params{path}: no such parameter, wanted those of this network; are these the "
+            "parameters of another network?"
         )
     for path, leaf in got.items():
-        shape, dtype = jnp.shape(leaf), _dtype(leaf)
+        shape, dtype = jnp.shape(leaf), dtype_of(leaf)
         if shape != want[path].shape:
             raise ValueError(
                 f"params{path}: got shape {list(shape)}, wanted {list(want[path].shape)}; are "
@@ -248,12 +248,24 @@ def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, r
             raise TypeError(f"params{path}: got dtype {dtype}, wanted a floating dtype")
     if jax.tree.structure(params) != jax.tree.structure(expected):
         raise TypeError(
-            f"params: got the tree {jax.tree.structure(params)}, wanted plain dicts, as net.init "
-            f"gives: {jax.tree.structure(expected)}"
+            "params: got a tree of other nodes than plain dicts, wanted net.init's dicts"
         )
-    dtypes = {str(_dtype(leaf)) for leaf in got.values()}
+    dtypes = {str(dtype_of(leaf)) for leaf in got.values()}
     if len(dtypes) > 1:
         raise TypeError(f"params: got the dtypes {sorted(dtypes)}, wanted one dtype for all leaves")
+
+
+def _plain_dicts(name: str, tree) -> None:
+    """Gradients come back as plain dicts, which an optimiser must find in the parameters too."""
+    if not isinstance(tree, Mapping):
+        return
+    if type(tree) is not dict:
+        raise TypeError(
+            f"{name}: got the class {type(tree).__name__}, wanted a plain dict, as net.init gives: "
+            f"dict({name})"
+        )
+    for key, value in tree.items():
+        _plain_dicts(f"{name}[{key!r}]", value)
 
 
 def batch(value) -> tuple[int, ...]:
@@ -267,19 +279,28 @@ def batch(value) -> tuple[int, ...]:
     return tuple(int(b) for b in value)
 
 
+NO_TIME_AXIS = "xs[t] has no time axis: pass xs[t:t+1], or xs[None] (and ys alike)"
+BATCH_FIRST = (
+    "; if xs came as [batch, T, n_in], put time first, xs.swapaxes(0, 1); where only the last step "
+    "has a target, weight the steps (ej.losses.masked)"
+)
+
+
 def inputs(xs, n_in: int, mask=None) -> tuple[int, ...]:
     """xs [T, *batch, n_in] and mask [T, *batch] -> batch shape."""
     if not hasattr(xs, "shape") or not hasattr(xs, "dtype"):
         raise TypeError(f"xs: got {type(xs).__name__}, wanted an array [T, *batch, {n_in}]")
     if xs.ndim < 2 or xs.shape[-1] != n_in:
+        one_step = f"; {NO_TIME_AXIS}" if tuple(xs.shape) == (n_in,) else ""
         raise ValueError(
-            f"xs: got shape {list(xs.shape)}, wanted [T, *batch, {n_in}] (time first, n_in={n_in} last)"
+            f"xs: got shape {list(xs.shape)}, wanted [T, *batch, {n_in}] (time first, n_in={n_in} "
+            f"last){one_step}"
         )
     if xs.shape[0] == 0:
         raise ValueError(f"xs: got an empty sequence, shape {list(xs.shape)}, wanted T >= 1")
     if 0 in xs.shape:
         raise ValueError(f"xs: got an empty batch, shape {list(xs.shape)}, wanted sizes >= 1")
-    dtype = _dtype(xs)
+    dtype = dtype_of(xs)
     if not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_) or jnp.issubdtype(
         dtype, jnp.complexfloating
     ):
@@ -294,15 +315,20 @@ def sequence(xs, ys, n_in: int, mask=None) -> tuple[int, ...]:
     """xs [T, *batch, n_in], every leaf of ys [T, *batch, ...] and mask [T, *batch] -> batch shape."""
     inputs(xs, n_in, mask)
     lead = xs.shape[:-1]
-    leaves = _by_path(ys)
+    leaves = by_path(ys)
     if not leaves:
         raise ValueError("ys: got no arrays, wanted targets [T, *batch, ...]")
     for path, leaf in leaves.items():
         shape = jnp.shape(leaf)
         if shape[: len(lead)] != lead:
+            first = ", ".join(map(str, lead))
+            # [N, ...] beside [N, T, n_in]: sets of sequences are mostly kept so
+            batch_first = len(shape) <= len(lead) and shape[:1] == lead[:1]
+            hint = BATCH_FIRST if batch_first else ""
             raise ValueError(
-                f"ys{path}: got shape {list(shape)}, wanted {list(lead)} + [...]: time and batch as "
-                f"in xs, which has shape {list(xs.shape)}"
+                f"ys{path}: got shape {list(shape)} beside xs {list(xs.shape)}, wanted [{first}, ...]: "
+                f"a target for each step, time first (T={lead[0]}), then the batch "
+                f"{list(lead[1:])}{hint}"
             )
     return tuple(lead[1:])
 
@@ -329,34 +355,43 @@ def mapping(name: str, value) -> Mapping:
 
 def state(value) -> None:
     """The initial state of one unit: a pytree of numbers."""
-    leaves = _by_path(value)
+    leaves = by_path(value)
     if not leaves:
         raise ValueError(f"state: got {value!r}, wanted at least one number")
     for path, leaf in leaves.items():
+        if not isinstance(leaf, (str, bytes, jax.Array)) and np.asarray(leaf).dtype == object:
+            raise TypeError(
+                f"state{path}: got an object of class {type(leaf).__name__}, which is no pytree, "
+                "wanted numbers, a NamedTuple of them, or a class that is registered "
+                "(jax.tree_util.register_dataclass)"
+            )
         if np.shape(finite(f"state{path}", leaf)) != ():
             raise ValueError(
                 f"state{path}: got shape {list(np.shape(leaf))}, wanted a number: one unit's state"
             )
 
 
-def loss_value(name: str, value):
-    """What a loss returned: a floating array, which a rule sums."""
-    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
-        got = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"{name}: returned {got}, wanted a floating scalar")
-    return value
-
-
 def carry(
-    carry, batch_shape: tuple[int, ...], n_out: int, expected: Callable | None = None
+    carry,
+    batch_shape: tuple[int, ...],
+    n_out: int,
+    expected: Callable | None = None,
+    steps: int | None = None,
 ) -> None:
+    """What this rule's init gave, for this batch. `steps`: the first axis of xs, which is the batch's
+    where the time axis was left out."""
     shape = getattr(getattr(getattr(carry, "state", None), "y", None), "shape", None)
     if shape is None:
         raise TypeError(f"carry: got {type(carry).__name__}, wanted what this rule's init returned")
+    if tuple(shape) == (steps, *batch_shape, n_out):
+        raise ValueError(
+            f"xs: got leading axes {list(shape[:-1])}, wanted time before them, since carry was made "
+            f"for batch {list(shape[:-1])}; {NO_TIME_AXIS}"
+        )
     if tuple(shape) != (*batch_shape, n_out):
         raise ValueError(
-            f"carry: was made for batch {list(shape[:-1])} and n_out={shape[-1]}, but xs has batch "
-            f"{list(batch_shape)} and the network n_out={n_out}"
+            f"carry: was made for batch {list(shape[:-1])} and n_out={shape[-1]}, wanted batch "
+            f"{list(batch_shape)}, as xs has, and n_out={n_out}"
         )
     if expected is None:
         return
@@ -368,71 +403,33 @@ def same(name: str, tree, want, what: str) -> None:
     if jax.tree.structure(tree) != jax.tree.structure(want):
         raise ValueError(f"{name}: got another rule's or another network's tree, wanted {what}")
     for (path, leaf), like in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(want)):
-        if jnp.shape(leaf) != like.shape or _dtype(leaf) != like.dtype:
+        if jnp.shape(leaf) != like.shape or dtype_of(leaf) != like.dtype:
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)}: got {_dtype(leaf)}{list(jnp.shape(leaf))}, wanted "
+                f"{name}{jax.tree_util.keystr(path)}: got {dtype_of(leaf)}{list(jnp.shape(leaf))}, wanted "
                 f"{like.dtype}{list(like.shape)}: {what}"
             )
-
-
-def unit_functions(cell, c, a, theta) -> None:
-    """The user's one-unit functions keep the state's structure, shapes and dtypes."""
-    out = jax.eval_shape(cell.dynamics, theta, c, a)
-    if jax.tree.structure(out) != jax.tree.structure(c):
-        raise ValueError(
-            f"dynamics: got a state {jax.tree.structure(out)}, wanted {jax.tree.structure(c)}, the "
-            "structure of the initial state"
-        )
-    for (path, was), now in zip(jax.tree.leaves_with_path(c), jax.tree.leaves(out)):
-        if was.shape != now.shape or was.dtype != now.dtype:
-            raise ValueError(
-                f"dynamics: turns the state{jax.tree_util.keystr(path)} from {was.dtype}"
-                f"{list(was.shape)} into {now.dtype}{list(now.shape)}; wanted the same shape and dtype"
-            )
-    if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(c)):
-        raise ValueError("state: got no floating component, wanted at least one")
-    h = jax.eval_shape(cell.output, theta, c)
-    if getattr(h, "shape", None) != () or not jnp.issubdtype(h.dtype, jnp.floating):
-        raise ValueError(f"output: got {h}, wanted one floating scalar, h_j")
-    _differentiable_forward("dynamics", cell.dynamics, (theta, c, a))
-    _differentiable_forward("output", cell.output, (theta, c))
-
-
-def _differentiable_forward(name: str, function: Callable, args: tuple) -> None:
-    """A function that can be called on these shapes can also be differentiated by them."""
-    leaves, tree = jax.tree.flatten(args)
-    real = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
-
-    def jacobian(leaves):
-        def of_real(*given):
-            given = iter(given)
-            out = function(*tree.unflatten([next(given) if r else x for r, x in zip(real, leaves)]))
-            out = [jnp.asarray(x) for x in jax.tree.leaves(out)]
-            return [x for x in out if jnp.issubdtype(x.dtype, jnp.floating)]
-
-        primals = [x for r, x in zip(real, leaves) if r]
-        return jax.jacfwd(of_real, tuple(range(len(primals))))(*primals)
-
-    try:
-        jax.eval_shape(jacobian, leaves)
-    except Exception as error:
-        raise TypeError(
-            f"{name}: got a function that jax.jacfwd does not take ({first_line(error)}), "
-            "wanted one that can be differentiated forward; where it has a derivative of its own, "
-            "jax.custom_jvp and not jax.custom_vjp"
-        ) from None
 
 
 def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _by_path(tree) -> dict[str, Any]:
+def by_path(tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _dtype(leaf):
+def dtype_of(leaf):
     return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+class _Bare(str):
+    __repr__ = str.__str__
+
+
+def form(tree) -> str:
+    """A tree by its arrays, as in {'w': float32[2]}."""
+    bare = lambda x: _Bare(f"{dtype_of(x)}{list(jnp.shape(x))}")
+    return repr(jax.tree.map(bare, tree))
 
 
 def _describe(value) -> str:

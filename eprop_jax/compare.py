@@ -64,8 +64,8 @@ def fidelity(g: PyTree, reference: PyTree) -> Fidelity:
     """
     if jax.tree.structure(g) != jax.tree.structure(reference):
         raise ValueError(
-            f"g: got the tree {jax.tree.structure(g)}, wanted the reference's, "
-            f"{jax.tree.structure(reference)}"
+            f"g: got {checks.form(g)}, wanted the structure of the reference, "
+            f"{checks.form(reference)}"
         )
     pairs = list(zip(jax.tree.leaves(g), jax.tree.leaves(reference)))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(g)]
@@ -133,7 +133,10 @@ def compare(
     1.0
     """
     if not isinstance(rules, Mapping) or not rules:
-        raise ValueError(f"rules: got {rules!r}, wanted a dict of at least one rule by name")
+        got = "{}" if isinstance(rules, Mapping) else type(rules).__name__
+        raise ValueError(
+            f'rules: got {got}, wanted a dict of at least one rule by name, such as {{"e-prop": rule}}'
+        )
     for name, rule in rules.items():
         checks.instance(f"rules[{name!r}]", rule, LearningRule, "an ej.LearningRule")
     checks.instance("params", params, Mapping, "the dict that net.init gives")

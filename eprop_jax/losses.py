@@ -187,7 +187,7 @@ def voltage(strength: float = 1.0, name: str = "v") -> Callable[[Any], Array]:
 
     def loss(c):
         if not hasattr(c, name):
-            has = getattr(c, "_fields", type(c).__name__)
+            has = getattr(c, "_fields", "it is one number without a name")
             raise ValueError(f"name: got {name!r}, wanted a component of the state: {has}")
         return 0.5 * strength * getattr(c, name) ** 2
 

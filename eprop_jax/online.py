@@ -90,7 +90,7 @@ def online(
         checks.instance("state", state, OnlineState, "what this learner's init gave")
         if rule.spec is not None:  # refuse before tracing
             batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in)
-            checks.carry(state.carry, batch, rule.spec.network.readout.n_out)
+            checks.carry(state.carry, batch, rule.spec.network.readout.n_out, None, xs.shape[0])
         return _step(state, xs, ys)
 
     return OnlineLearner(init, step)

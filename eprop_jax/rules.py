@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax import checks, derivative, feedback, forward
+from eprop_jax import checks, derivative, feedback, forward, functions
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.base import (
@@ -118,7 +118,7 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
     def check_step(params, carry, xs, ys, mask=None):
         check(params)
         batch = checks.sequence(xs, ys, net.cell.n_in, mask)
-        checks.carry(carry, batch, net.readout.n_out, lambda: like_init(params, batch))
+        checks.carry(carry, batch, net.readout.n_out, lambda: like_init(params, batch), xs.shape[0])
 
     def check_whole(params, xs, ys, mask=None):
         check(params)
@@ -184,7 +184,7 @@ def _try_unit(net: Network, params: dict) -> None:
         real = jax.ShapeDtypeStruct((), compute_dtype(p))
         drive = jac.of_gates(dict.fromkeys(jac.gate_names(p), real))
         values = jax.tree.map(scalar, jac.theta(layer, p))
-        checks.unit_functions(layer, jax.tree.map(scalar, c), drive, values)
+        functions.unit_functions(layer, jax.tree.map(scalar, c), drive, values)
         J = jac.structure(layer, p, c)
         lines = dict.fromkeys(("w_in", "w_rec", "w_out"))
         for (path, _), source in zip(
@@ -255,7 +255,7 @@ def per_step(spec: RuleSpec) -> Callable[[Array, PyTree], Array]:
 
 def _scalar(name: str, loss: Callable, dtype: Any) -> Callable[..., Array]:
     """What a user's loss returns, summed, in the compute dtype."""
-    return lambda *given: jnp.sum(checks.loss_value(name, loss(*given))).astype(dtype)
+    return lambda *given: jnp.sum(functions.loss_value(name, loss, *given)).astype(dtype)
 
 
 def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array | None]:

@@ -1,33 +1,74 @@
-"""Wrong input is refused before anything is traced, with the argument's name, what came, what was
-wanted."""
+"""Wrong calls over the whole public surface: one table, one runner.
+
+Each row is a call, and words of its refusal: the argument first, then parts of what came and of
+what was wanted. A refusal comes before the loss is traced and before anything is compiled, from the
+library's own lines.
+"""
+
+import collections
+import dataclasses
+import inspect
+import os
+import traceback
+import types
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from matplotlib.figure import Figure
 
 import eprop_jax as ej
+from eprop_jax import experiments, plotting, training
 
-N_IN, N, N_OUT, T, BATCH = 3, 5, 2, 4, 2
 KEY = jax.random.key(0)
-XS, YS = jnp.ones((T, BATCH, N_IN)), jnp.ones((T, BATCH, N_OUT))
-NET = ej.Network(ej.cells.rnn(N_IN, N), ej.readouts.linear(N, N_OUT))
-GRU = ej.Network(ej.cells.gru(N_IN, N), ej.readouts.linear(N, N_OUT))
-SMALL = ej.Network(ej.cells.rnn(N_IN, 4), ej.readouts.linear(4, N_OUT))
-PARAMS = NET.init(KEY)
-B = ej.feedback.init(KEY, NET)
+KEYS = jax.random.split(KEY, 2)
+N_IN, N, N_OUT, T, BATCH = 3, 5, 2, 4, 2
+# NumPy arrays, whose slices compile nothing.
+XS, YS = np.ones((T, BATCH, N_IN)), np.ones((T, BATCH, N_OUT))
+IMAGES, LABELS = np.zeros((2, 8, 8)), np.zeros(2, "int32")
+FRAMES, LENGTHS = np.ones((2, 5, 12)), np.array([4, 2])
 NAN = float("nan")
-CALLS = []
+FOLDER = "no/such/folder"
+AX = Figure().subplots()
 
 
 def loss(y, target):
-    CALLS.append(y)
-    return ej.losses.squared_error(y, target)
+    raise AssertionError("the loss was traced before the refusal")
 
 
+COMPILED = []
+
+
+def hear(event, *_, **__):
+    if "backend_compile" in event:
+        COMPILED.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(hear)
+
+NET = ej.Network(ej.cells.rnn(N_IN, N), ej.readouts.linear(N, N_OUT))
+GRU = ej.Network(ej.cells.gru(N_IN, N), ej.readouts.linear(N, N_OUT))
+SMALL = ej.Network(ej.cells.rnn(N_IN, 4), ej.readouts.linear(4, N_OUT))
+CELL = NET.cell
+PARAMS = NET.init(KEY)
+B = ej.feedback.init(KEY, NET)
+SGD = optax.sgd(0.1)
 RULE = ej.eprop(NET, loss)
 RANDOM = ej.eprop(NET, loss, feedback="random")
+CARRY = RULE.init(PARAMS, (BATCH,))
+TRAINER = training.trainer(RULE, SGD, lambda key: (XS, YS))
+STATE = TRAINER.init(PARAMS, KEY)
+LEARNER = ej.online(RULE, SGD)
+ONLINE = LEARNER.init(PARAMS, (BATCH,))
+PATTERN = ej.tasks.pattern_generation()
+MESH = ej.sharding.mesh(batch=1, units=1)
+HYBRID = ej.hybrids.first_explicit_gradient(NET, loss)
+
+vjp = jax.custom_vjp(lambda x: x)
+vjp.defvjp(lambda x: (x, None), lambda _, g: (g,))
 
 
 def with_cell(**leaves):
@@ -38,32 +79,19 @@ def without(tree, key):
     return {k: v for k, v in tree.items() if k != key}
 
 
-def check(table):
-    return pytest.mark.parametrize(
-        "call, words", [row[1:] for row in table], ids=[row[0] for row in table]
-    )
+def spiking(psi):
+    return ej.cells.lif(N_IN, N, surrogate=psi)
 
 
-def assert_refused(call, words, kinds=(ValueError, TypeError)):
-    """`words`: the argument first, then parts of what came and what was wanted."""
-    CALLS.clear()
-    with pytest.raises(kinds) as refusal:
-        call()
-    message = str(refusal.value)
-    assert message.startswith(words[0]), message
-    for word in words[1:]:
-        assert word in message, message
-    assert not CALLS, "the loss was traced before the refusal"
-
-
-# -- what a rule is called with: (what is wrong, (params, xs, ys) -> changed, words of the refusal)
+# -- what a rule is called with: (what is wrong, params, xs, ys, words of the refusal) -------------
 
 DATA = [
-    ("T", PARAMS, XS, YS[:3], ("ys", "[3, 2, 2]", "[4, 2]")),
-    ("batch", PARAMS, XS, YS[:, :1], ("ys", "[4, 1, 2]", "[4, 2]")),
-    ("a leaf's T", PARAMS, XS, {"a": YS, "b": YS[:2]}, ("ys['b']", "[2, 2, 2]", "[4, 2]")),
+    ("T", PARAMS, XS, YS[:3], ("ys", "[3, 2, 2]", "[4, 2, ...]", "time first")),
+    ("batch", PARAMS, XS, YS[:, :1], ("ys", "[4, 1, 2]", "[4, 2, ...]", "time first")),
+    ("a leaf's T", PARAMS, XS, {"a": YS, "b": YS[:2]},
+     ("ys['b']", "[2, 2, 2]", "[4, 2, ...]", "time first")),
     ("no targets", PARAMS, XS, None, ("ys", "no arrays", "wanted")),
-    ("scalar target", PARAMS, XS, 1.0, ("ys", "[]", "[4, 2]")),
+    ("scalar target", PARAMS, XS, 1.0, ("ys", "[]", "[4, 2, ...]", "time first")),
     ("features", PARAMS, XS[..., :2], YS, ("xs", "[4, 2, 2]", "n_in=3")),
     ("rank", PARAMS, XS[:, 0, 0], YS, ("xs", "[4]", "[T, *batch, 3]")),
     ("empty sequence", PARAMS, XS[:0], YS[:0], ("xs", "empty sequence", "T >= 1")),
@@ -74,13 +102,15 @@ DATA = [
     ("integer weights", with_cell(w_in=jnp.ones((N_IN, N), "int32")), XS, YS,
      ("params['cell']['w_in']", "int32", "floating")),
     ("all integers", jax.tree.map(lambda p: p.astype("int32"), PARAMS), XS, YS,
-     ("params['cell']", "int32", "floating")),
+     ("params['cell']['bias']", "int32", "floating")),
     ("boolean bias", with_cell(bias=jnp.ones(N, bool)), XS, YS,
      ("params['cell']['bias']", "bool", "floating")),
     ("two dtypes", with_cell(bias=jnp.ones(N, "float32")), XS, YS,
      ("params", "float32", "float64", "one dtype")),
-    ("another size", SMALL.init(KEY), XS, YS, ("params['cell']", "[4]", "[5]", "another network")),
-    ("another cell", GRU.init(KEY), XS, YS, ("params['cell']", "missing", "another network")),
+    ("another size", SMALL.init(KEY), XS, YS,
+     ("params['cell']['bias']", "[4]", "[5]", "another network")),
+    ("another cell", GRU.init(KEY), XS, YS,
+     ("params['cell']['bias']", "missing", "another network")),
     ("missing bias", {**PARAMS, "cell": without(PARAMS["cell"], "bias")}, XS, YS,
      ("params['cell']['bias']", "missing", "[5]")),
     ("unknown leaf", with_cell(tau=jnp.ones(N)), XS, YS,
@@ -93,38 +123,12 @@ DATA = [
      ("params", "feedback", "does not train")),
 ]  # fmt: skip
 
-
-@pytest.mark.parametrize("chunk", [None, 2, "step"])
-@pytest.mark.parametrize("params, xs, ys, words", [r[1:] for r in DATA], ids=[r[0] for r in DATA])
-def test_a_rule_refuses_what_does_not_fit_the_network(params, xs, ys, words, chunk):
-    if chunk == "step":
-        carry = RULE.init(PARAMS, (BATCH,))
-        assert_refused(lambda: RULE.step(params, carry, xs, ys), words)
-    else:
-        assert_refused(lambda: ej.value_and_grad(RULE, chunk=chunk)(params, xs, ys), words)
-
-
-@pytest.mark.parametrize("make", [ej.bptt, ej.rtrl, lambda n, f: ej.m_order_eprop(n, f, order=2)])
-def test_every_rule_refuses_alike(make):
-    f = ej.value_and_grad(make(NET, loss))
-    assert_refused(lambda: f(PARAMS, XS, YS[:3]), ("ys", "[3, 2, 2]", "[4, 2]"))
-    assert_refused(lambda: f(GRU.init(KEY), XS, YS), ("params['cell']", "another network"))
-    assert_refused(lambda: f({**PARAMS, "feedback": B}, XS, YS), ("params", "feedback"))
-
-
 FEEDBACK = [
-    ("missing", PARAMS, ("params", "missing", "[5, 2]", "ej.feedback.init")),
+    ("missing", PARAMS, ("params['feedback']", "missing", "[5, 2]", "ej.feedback.init")),
     ("transposed", {**PARAMS, "feedback": B.T}, ("params['feedback']", "[2, 5]", "[5, 2]")),
     ("integer", {**PARAMS, "feedback": jnp.ones((N, N_OUT), "int32")},
      ("params['feedback']", "int32", "floating")),
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize("params, words", [r[1:] for r in FEEDBACK], ids=[r[0] for r in FEEDBACK])
-def test_random_feedback_needs_its_weights(params, words):
-    assert_refused(lambda: ej.value_and_grad(RANDOM)(params, XS, YS), words)
-    assert_refused(lambda: RANDOM.init(params, (BATCH,)), words)
-
 
 CARRIES = [
     ("no carry", (), ("carry", "tuple", "init")),
@@ -136,15 +140,59 @@ CARRIES = [
      ("carry.state.c", "[2, 4]", "[2, 5]")),
 ]  # fmt: skip
 
+alike = lambda net, f: ej.m_order_eprop(net, f, order=2)
+RULES = {"bptt": ej.bptt, "rtrl": ej.rtrl, "order 2": alike}
+FEW = ("a leaf's T", "another cell", "feedback unasked")
 
-@pytest.mark.parametrize("carry, words", [r[1:] for r in CARRIES], ids=[r[0] for r in CARRIES])
-def test_step_refuses_a_carry_of_another(carry, words):
-    assert_refused(lambda: RULE.step(PARAMS, carry, XS, YS), words)
+
+def called():
+    """Each row of DATA over a sequence, in chunks, and by hand; a few of them under every rule."""
+    for what, params, xs, ys, words in DATA:
+        for chunk in (None, 2):
+            f = ej.value_and_grad(RULE, chunk=chunk)
+            call = lambda f=f, params=params, xs=xs, ys=ys: f(params, xs, ys)
+            yield f"chunk {chunk}, {what}", call, words
+        call = lambda params=params, xs=xs, ys=ys: RULE.step(params, CARRY, xs, ys)
+        yield f"step, {what}", call, words
+        for name, make in RULES.items() if what in FEW else ():
+            f = ej.value_and_grad(make(NET, loss))
+            call = lambda f=f, params=params, xs=xs, ys=ys: f(params, xs, ys)
+            yield f"{name}, {what}", call, words
+    for what, params, words in FEEDBACK:
+        f = ej.value_and_grad(RANDOM)
+        yield f"feedback {what}", lambda f=f, params=params: f(params, XS, YS), words
+        call = lambda params=params: RANDOM.init(params, (BATCH,))
+        yield f"init, feedback {what}", call, words
+    for what, carry, words in CARRIES:
+        yield f"step, {what}", lambda carry=carry: RULE.step(PARAMS, carry, XS, YS), words
+    for batch in [(-1,), (0,), 2.5, None, ("a",), (True,)]:
+        call = lambda batch=batch: RULE.init(PARAMS, batch)
+        yield f"init, {batch!r}", call, ("batch_shape", repr(batch), "(8,)")
 
 
-@pytest.mark.parametrize("batch", [(-1,), (0,), 2.5, None, ("a",), (True,)])
-def test_init_refuses_a_wrong_batch_shape(batch):
-    assert_refused(lambda: RULE.init(PARAMS, batch), ("batch_shape", repr(batch), "(8,)"))
+# -- one step without its time axis, and other shapes that come from elsewhere ---------------------
+
+ALONE = RULE.init(PARAMS)
+STEP = ("xs", "xs[t] has no time axis", "xs[t:t+1]", "xs[None]")
+SHAPES = [
+    ("one step", lambda: RULE.step(PARAMS, CARRY, XS[0], YS[0]),
+     (*STEP, "leading axes [2]", "batch [2]")),
+    ("one step of one example", lambda: RULE.step(PARAMS, ALONE, XS[0, 0], YS[0, 0]),
+     (*STEP, "got shape [3]")),
+    ("one step of a learner", lambda: LEARNER.step(ONLINE, XS[0], YS[0]), STEP),
+    ("batch first", lambda: ej.value_and_grad(RULE)(PARAMS, np.ones((9, T, N_IN)), np.ones(9)),
+     ("ys", "[9]", "[9, 4, 3]", "time first", "xs.swapaxes(0, 1)")),
+    ("batch first, n_out", lambda: ej.value_and_grad(RULE)(
+        PARAMS, np.ones((9, T, N_IN)), np.ones((9, N_OUT))),
+     ("ys", "[9, 2]", "[9, 4, 3]", "time first", "xs.swapaxes(0, 1)")),
+    ("OrderedDict", lambda: ej.value_and_grad(RULE)(collections.OrderedDict(PARAMS), XS, YS),
+     ("params", "OrderedDict", "plain dict", "dict(params)")),
+    ("OrderedDict inside", lambda: ej.value_and_grad(RULE)(
+        {**PARAMS, "cell": collections.OrderedDict(PARAMS["cell"])}, XS, YS),
+     ("params['cell']", "OrderedDict", "plain dict", "dict(params['cell'])")),
+    ("frozen", lambda: RULE.init(types.MappingProxyType(PARAMS)),
+     ("params", "mappingproxy", "plain dict")),
+]  # fmt: skip
 
 
 # -- what things are made of -----------------------------------------------------------------------
@@ -205,7 +253,7 @@ MAKING = [
     ("read-out trains kappa", lambda: leaky(5, 2, trainable=("kappa",)),
      ("trainable", "kappa", "tau")),
     ("trained decay 0", lambda: ej.cells.leaky_rnn(3, 5, decay=0.0, trainable=("tau",)),
-     ("decay", "0.", "positive")),
+     ("decay (trainable)", "0.", "positive")),
     ("mask shape", lambda: ej.cells.rnn(3, 5, connectivity=np.ones((5, 4), bool)),
      ("connectivity", "[5, 4]", "[5, 5]")),
     ("mask dtype", lambda: ej.cells.rnn(3, 5, connectivity=np.ones((5, 5))),
@@ -228,28 +276,38 @@ MAKING = [
 ]  # fmt: skip
 
 
-@check(MAKING)
-def test_wrong_arguments_are_refused_where_they_are_given(call, words):
-    assert_refused(call, words)
-
-
 # -- a user's own unit -----------------------------------------------------------------------------
+
+
+def tried(net, loss=loss, ys=YS, **more):
+    f = ej.value_and_grad(ej.eprop(net, loss, **more))
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(net.init, KEY))
+    COMPILED.clear()  # to make a rule draws a key
+    return f(params, XS, ys)
 
 
 def neuron(dynamics=lambda theta, c, a: 0.5 * c + a, output=lambda theta, c: c, state=0.0, **more):
     cell = ej.cells.custom(N_IN, N, dynamics, output, state, **more)
-    net = ej.Network(cell, ej.readouts.linear(N, N_OUT))
-    return ej.value_and_grad(ej.eprop(net, loss))(net.init(KEY), XS, YS)
+    return tried(ej.Network(cell, ej.readouts.linear(N, N_OUT)))
 
 
 def reader(dynamics, **more):
-    net = ej.Network(ej.cells.rnn(N_IN, N), ej.readouts.custom(N, N_OUT, dynamics, **more))
-    return ej.value_and_grad(ej.eprop(net, loss))(net.init(KEY), XS, YS)
+    return tried(ej.Network(ej.cells.rnn(N_IN, N), ej.readouts.custom(N, N_OUT, dynamics, **more)))
+
+
+class Plain:
+    v = 0.0
+
+
+@dataclasses.dataclass
+class Unregistered:
+    v: float = 0.0
 
 
 OWN = [
     ("shape", lambda: neuron(lambda t, c, a: jnp.stack([c, a])), ("dynamics", "[2]", "[]", "same")),
-    ("tree", lambda: neuron(lambda t, c, a: (c, a)), ("dynamics", "(*, *)", "structure")),
+    ("tree", lambda: neuron(lambda t, c, a: (c, a)),
+     ("dynamics", "(float64[], float64[])", "structure")),
     ("dtype", lambda: neuron(lambda t, c, a: (c > 0).astype("int32")), ("dynamics", "int32")),
     ("narrower", lambda: neuron(lambda t, c, a: c.astype("float32")), ("dynamics", "float32")),
     ("None", lambda: neuron(lambda t, c, a: None), ("dynamics", "None", "structure")),
@@ -297,19 +355,36 @@ OWN = [
     ("two decays", lambda: ej.readouts.leaky(N, N_OUT, tau=3.0, kappa=0.5),
      ("tau, kappa", "both", "one of them")),
     ("decay of 1", lambda: ej.cells.lif(N_IN, N, tau_m=1e18), ("tau_m", "1.e+18", "wanted less")),
+    # written for more than one unit, or for names that are not there
+    ("of arrays", lambda: neuron(lambda t, c, a: c @ np.eye(N) + a),
+     ("dynamics", "matmul", "one unit", "scalars")),
+    ("of [n]", lambda: neuron(lambda t, c, a: 0.5 * c + a + np.ones(N)),
+     ("dynamics", "[5]", "one unit")),
+    ("no such theta", lambda: neuron(lambda t, c, a: t["tau"] * c + a, theta={"b": 1.0},
+                                     constants={"k": 1.0}),
+     ("dynamics", "'tau'", "theta and constants {'b': float64[], 'k': float64[]}")),
+    ("no such drive", lambda: neuron(lambda t, c, a: c + a["z"], drives={"g": ("w_in",)}),
+     ("dynamics", "'z'", "a {'g': float64[]}")),
+    ("no such component", lambda: neuron(lambda t, c, a: c.v + a),
+     ("dynamics", "no attribute", "c float64[]", "one unit")),
+    ("output, no such theta", lambda: neuron(output=lambda t, c: t["k"] * c),
+     ("output", "'k'", "theta and constants {}", "one unit")),
+    ("output of arrays", lambda: neuron(output=lambda t, c: c[:, 0]),
+     ("output", "IndexError", "one unit")),
+    ("read-out, no such theta", lambda: reader(lambda p, y, a: p["k"] * y + a, theta={"g": 1.0}),
+     ("dynamics", "'k'", "{'g': float64[]}")),
+    ("drive without lines", lambda: neuron(drives={"g": ()}), ("drives['g']", "()", "'w_in'")),
+    ("plain class", lambda: neuron(state=Plain()), ("state", "Plain", "NamedTuple", "registered")),
+    ("dataclass", lambda: neuron(state={"v": Unregistered()}),
+     ("state['v']", "Unregistered", "NamedTuple", "register_dataclass")),
 ]  # fmt: skip
-
-
-@check(OWN)
-def test_a_neuron_of_the_users_own_is_checked_on_shapes(call, words):
-    assert_refused(call, words)
 
 
 # -- a loss is only known once it is called, on shapes ---------------------------------------------
 
 
 def given(loss, ys=YS, **more):
-    return ej.value_and_grad(ej.eprop(NET, loss, **more))(PARAMS, XS, ys)
+    return tried(NET, loss, ys, **more)
 
 
 LOSSES = [
@@ -326,9 +401,362 @@ LOSSES = [
      ("activity_loss", "int", "floating")),
     ("rates", lambda: given(optax.l2_loss, activity_loss=ej.losses.firing_rate(np.ones(3))),
      ("target", "(3,)", "[5]")),
+    # written for a batch or a sequence
+    ("axis too many", lambda: given(lambda y, t: jnp.mean(jnp.sum((y - t) ** 2, axis=1))),
+     ("loss", "y float64[2], target float64[2]", "one example at one step", "y [n_out]")),
+    ("index too many", lambda: given(lambda y, t: jnp.mean((y[:, 0] - t[:, 0]) ** 2)),
+     ("loss", "Too many indices", "one example at one step")),
+    ("one argument", lambda: given(lambda y: jnp.sum(y)), ("loss", "2 were given", "one example")),
+    ("masked axis too many", lambda: given(
+        ej.losses.masked(lambda y, t: jnp.sum(y - t, axis=-2)), (YS, YS[..., 0])),
+     ("loss", "axis -2", "one example at one step")),
+    ("activity axis too many", lambda: given(optax.l2_loss, activity_loss=lambda f: f[:, 0].sum()),
+     ("activity_loss", "f float64[5]", "one example's mean activity")),
+    ("state without names", lambda: given(optax.l2_loss, state_loss=lambda c: c.v**2),
+     ("state_loss", "c float64[]", "one unit")),
+    ("voltage", lambda: given(optax.l2_loss, state_loss=ej.losses.voltage()),
+     ("name", "'v'", "without a name")),
 ]  # fmt: skip
 
 
-@check(LOSSES)
-def test_a_loss_that_does_not_fit_says_so(call, words):
-    assert_refused(call, words)
+# -- a call or more of each public function: (its name, the call, words) ---------------------------
+
+PUBLIC = [
+    # rules and what is made of them
+    ("bptt", lambda: ej.bptt(None, loss), ("net", "NoneType", "Network")),
+    ("bptt", lambda: ej.bptt(NET, loss, activity_loss="rate"),
+     ("activity_loss", "str", "function")),
+    ("eprop", lambda: ej.eprop(loss, NET), ("net", "function", "Network")),
+    ("eprop", lambda: ej.eprop(NET, loss, feedback=True), ("feedback", "True", "symmetric")),
+    ("rtrl", lambda: ej.rtrl(NET, loss, activity_loss=3), ("activity_loss", "int", "function")),
+    ("m_order_eprop", lambda: ej.m_order_eprop(NET, loss, order="2"), ("order", "'2'", "int")),
+    ("value_and_grad", lambda: ej.value_and_grad(RULE, has_aux=1), ("has_aux", "1", "True or")),
+    ("value_and_grad", lambda: ej.value_and_grad(RULE, chunk="all"), ("chunk", "'all'", "auto")),
+    ("check_finite", lambda: ej.check_finite(loss), ("rule", "function", "LearningRule")),
+    ("check_finite", lambda: ej.check_finite(RULE, chunk=0), ("chunk", "0", ">= 1")),
+    ("check_finite", lambda: ej.check_finite(RULE)(PARAMS, XS, YS[:3]),
+     ("ys", "[3, 2, 2]", "[4, 2, ...]", "time first")),
+    ("check_finite", lambda: ej.check_finite(RULE)(None, XS, YS),
+     ("params", "NoneType", "net.init")),
+    ("compare", lambda: ej.compare([RULE], PARAMS, XS, YS), ("rules", "got list", '{"e-prop": rule}')),
+    ("compare", lambda: ej.compare({"a": RULE}, None, XS, YS), ("params", "NoneType", "net.init")),
+    ("compare", lambda: ej.compare({"a": RULE}, PARAMS, XS, YS[1:], reference=RULE),
+     ("ys", "[3, 2, 2]", "[4, 2, ...]", "time first")),
+    ("fidelity", lambda: ej.fidelity({"w": XS}, {"v": XS}), ("g", "'w'", "'v'")),
+    ("fidelity", lambda: ej.fidelity(XS, YS), ("g", "[4, 2, 3]", "[4, 2, 2]")),
+    ("fidelity", lambda: ej.fidelity({"w": "x"}, {"w": XS}), ("g['w']", "str", "array")),
+    ("fidelity", lambda: ej.fidelity(None, None), ("g", "None", "at least one")),
+    ("cost", lambda: ej.cost(NET, PARAMS), ("rule", "Network", "rules")),
+    ("cost", lambda: ej.cost(RULE, PARAMS, batch_shape="8"), ("batch_shape", "'8'", "(8,)")),
+    ("cost", lambda: ej.cost(RULE, PARAMS, chunk=0.5), ("chunk", "0.5", "int")),
+    ("cost", lambda: ej.cost(RULE, []), ("params", "list", "net.init")),
+    ("narrow_traces", lambda: ej.narrow_traces(NET), ("rule", "Network", "library's rules")),
+    ("narrow_traces", lambda: ej.narrow_traces(RULE, "int16"), ("dtype", "int16", "floating")),
+    ("narrow_traces", lambda: ej.narrow_traces(RULE, "b16"), ("dtype", "'b16'", "bfloat16")),
+    ("online", lambda: ej.online(NET, SGD), ("rule", "Network", "LearningRule")),
+    ("online", lambda: ej.online(RULE, RULE), ("optimizer", "LearningRule", "optax")),
+    ("online", lambda: LEARNER.init({"w": "x"}), ("params", "['w']", "'cell'")),
+    ("online", lambda: LEARNER.step(PARAMS, XS, YS), ("state", "dict", "init")),
+    ("Network", lambda: ej.Network(CELL, None), ("readout", "NoneType", "Readout")),
+    ("Network", lambda: NET.init(0), ("key", "0", "PRNG key")),
+    ("Network", lambda: NET.init(KEYS), ("key", "[2]", "one PRNG key")),
+    ("Network", lambda: NET.init(np.ones(2)), ("key", "float64[2]", "PRNG key")),
+    # cells, read-outs, surrogates
+    ("cells.rnn", lambda: ej.cells.rnn("3", N), ("n_in", "'3'", "int")),
+    ("cells.rnn", lambda: ej.cells.rnn(N_IN, N, gain_rec="big"), ("gain_rec", "'big'", "numbers")),
+    ("cells.rnn", lambda: ej.cells.rnn(N_IN, N, gain_in=np.ones(N)),
+     ("gain_in", "[5]", "one number")),
+    ("cells.rnn", lambda: CELL.init(7), ("key", "7", "PRNG key")),
+    ("cells.rnn", lambda: ej.cells.rnn(N_IN, N, connectivity=[[True], []]),
+     ("connectivity", "[]", "real numbers")),
+    ("cells.leaky_rnn", lambda: ej.cells.leaky_rnn(N_IN, N, dt=np.ones(N)),
+     ("dt", "[5]", "one number")),
+    ("cells.leaky_rnn", lambda: ej.cells.leaky_rnn(N_IN, N, tau=3.0, decay=0.5),
+     ("tau, decay", "both", "one of them")),
+    ("cells.linear_recurrence", lambda: ej.cells.linear_recurrence(N_IN, N, frequency=NAN),
+     ("frequency", "nan", "finite")),
+    ("cells.lstm", lambda: ej.cells.lstm(N_IN, N, forget_bias=np.ones(N)),
+     ("forget_bias", "[5]", "one number")),
+    ("cells.gru", lambda: ej.cells.gru(N_IN, N, self_connections=1),
+     ("self_connections", "1", "True")),
+    ("cells.lif", lambda: spiking(ej.surrogates.arctan), ("psi", "arctan itself", "arctan()")),
+    ("cells.lif", lambda: spiking(np.sign), ("psi", "sign", "elementwise")),
+    ("cells.lif", lambda: spiking(lambda x: jnp.ones(3)), ("psi", "(3,)", "scalar")),
+    ("cells.lif", lambda: ej.cells.lif(N_IN, N, reset_gradient="yes"),
+     ("reset_gradient", "'yes'", "True or")),
+    ("cells.alif", lambda: ej.cells.alif(N_IN, N, tau_a=[[1.0], [2.0, 3.0]]),
+     ("tau_a", "[2.0, 3.0]", "numbers")),
+    ("cells.custom", lambda: ej.cells.custom(N_IN, N, loss, None, 0.0),
+     ("output", "NoneType", "function")),
+    ("cells.custom", lambda: neuron(lambda theta, c, a: 0.5 * c + vjp(a)),
+     ("dynamics", "custom_vjp", "custom_jvp")),
+    ("cells.custom", lambda: neuron(output=lambda theta, c: vjp(c)),
+     ("output", "custom_vjp", "custom_jvp")),
+    ("readouts.custom", lambda: ej.readouts.custom(N, N_OUT, loss, constants=[1]),
+     ("constants", "list", "dict")),
+    ("readouts.custom", lambda: ej.readouts.custom(N, N_OUT, loss, y_0=np.zeros(2)),
+     ("y_0", "[2]", "one number")),
+    ("readouts.linear", lambda: ej.readouts.linear(N, N_OUT, bias="no"),
+     ("bias", "'no'", "True or")),
+    ("readouts.linear", lambda: NET.readout.init(None), ("key", "None", "PRNG key")),
+    ("readouts.leaky", lambda: ej.readouts.leaky(N, N_OUT, dt="1"), ("dt", "'1'", "numbers")),
+    ("surrogates.piecewise_linear", lambda: ej.surrogates.piecewise_linear(NAN),
+     ("height", "nan", "finite")),
+    ("surrogates.fast_sigmoid", lambda: ej.surrogates.fast_sigmoid(width="w"),
+     ("width", "'w'", "numbers")),
+    ("surrogates.exponential", lambda: ej.surrogates.exponential(np.ones(2)),
+     ("height", "[2]", "one number")),
+    ("surrogates.arctan", lambda: ej.surrogates.arctan(1.0, 0.0), ("width", "0.0", "positive")),
+    ("surrogates.spike", lambda: ej.surrogates.spike(ej.surrogates.exponential),
+     ("psi", "exponential itself", "exponential()")),
+    # losses, feedback, encodings
+    ("losses.squared_error", lambda: ej.losses.squared_error([1.0], [0.0]),
+     ("y", "list", "[n_out]")),
+    ("losses.softmax_cross_entropy", lambda: ej.losses.softmax_cross_entropy(YS, 1),
+     ("y", "[4, 2, 2]", "[n_out]")),
+    ("losses.masked", lambda: ej.losses.masked(None), ("loss", "NoneType", "function")),
+    ("losses.firing_rate", lambda: ej.losses.firing_rate(-0.1), ("target", "-0.1", "non-negative")),
+    ("losses.firing_rate", lambda: ej.losses.firing_rate("10 Hz"), ("target", "10 Hz", "numbers")),
+    ("losses.firing_rate", lambda: ej.losses.firing_rate(0.1)(0.2), ("f", "float", "[n]")),
+    ("losses.voltage", lambda: ej.losses.voltage(name=3), ("name", "3", "component")),
+    ("feedback.init", lambda: ej.feedback.init(0, NET), ("key", "0", "PRNG key")),
+    ("feedback.init", lambda: ej.feedback.init(KEY, NET, gain=-1.0),
+     ("gain", "-1.0", "non-negative")),
+    ("encodings.poisson", lambda: ej.encodings.poisson(3, YS), ("key", "3", "PRNG key")),
+    ("encodings.poisson", lambda: ej.encodings.poisson(KEY, "fast"),
+     ("rate", "<U4", "real numbers")),
+    ("encodings.poisson", lambda: ej.encodings.poisson(KEY, [2000.0]), ("rate", "2000", "at most")),
+    ("encodings.population", lambda: ej.encodings.population([[1.0], []], 4),
+     ("x", "[]", "numbers")),
+    ("encodings.population", lambda: ej.encodings.population([0.5], 4, low=np.zeros(2)),
+     ("low", "[2]", "one number")),
+    ("encodings.level_crossing", lambda: ej.encodings.level_crossing(None, 0.5),
+     ("xs", "object", "real numbers")),
+    ("encodings.level_crossing", lambda: ej.encodings.level_crossing(YS, YS),
+     ("threshold", "[4, 2, 2]", "one number")),
+    ("encodings.from_crossings", lambda: ej.encodings.from_crossings(XS, 0.5),
+     ("events", "[4, 2, 3]", "2d")),
+    # tasks
+    ("tasks.evidence_accumulation", lambda: ej.tasks.evidence_accumulation()(0, 2),
+     ("key", "0", "PRNG")),
+    ("tasks.evidence_accumulation", lambda: ej.tasks.evidence_accumulation(n_cues=4),
+     ("n_cues", "4", "odd")),
+    ("tasks.delayed_xor", lambda: ej.tasks.delayed_xor(delay="long"),
+     ("delay", "'long'", "numbers")),
+    ("tasks.delayed_xor", lambda: ej.tasks.delayed_xor()(KEY, 2.0), ("batch", "2.0", "int")),
+    ("tasks.store_recall", lambda: ej.tasks.store_recall()(None, 2), ("key", "None", "PRNG")),
+    ("tasks.copy_memory", lambda: ej.tasks.copy_memory()(KEYS, 2), ("key", "[2]", "one PRNG key")),
+    ("tasks.pattern_generation", lambda: ej.tasks.pattern_generation(1), ("key", "1", "PRNG")),
+    ("tasks.pattern_generation", lambda: ej.tasks.pattern_generation(periods="long"),
+     ("periods", "<U4", "numbers")),
+    ("tasks.pattern_generation", lambda: PATTERN("key", 2),
+     ("key", "'key'", "PRNG")),
+    ("tasks.sequential_digits", lambda: ej.tasks.sequential_digits("column"),
+     ("by", "'column'", "'row'")),
+    ("tasks.sequential_digits", lambda: ej.tasks.sequential_digits()(0, 2), ("key", "0", "PRNG")),
+    ("tasks.row_by_row", lambda: ej.tasks.row_by_row([[1.0]], LABELS),
+     ("images", "list", "[B, 8, 8]")),
+    ("tasks.row_by_row", lambda: ej.tasks.row_by_row(IMAGES, LABELS[:1]), ("labels", "[1]", "[2]")),
+    ("tasks.pixel_by_pixel", lambda: ej.tasks.pixel_by_pixel(IMAGES, None),
+     ("labels", "NoneType", "[B]")),
+    ("tasks.batches", lambda: ej.tasks.batches(0, 10, 4, 5), ("key", "0", "PRNG")),
+    ("tasks.batches", lambda: ej.tasks.batches(KEY, 3, 4, 5), ("size", "4", "n=3")),
+    ("tasks.utterances", lambda: ej.tasks.utterances([1.0], LENGTHS, LABELS),
+     ("frames", "list", "[B, T, d]")),
+    ("tasks.utterances", lambda: ej.tasks.utterances(FRAMES, 4, LABELS), ("lengths", "int", "[2]")),
+    ("tasks.utterances", lambda: ej.tasks.utterances(FRAMES, LENGTHS + 3, LABELS),
+     ("lengths", "7", "T=5")),
+    ("tasks.vowel_speakers", lambda: ej.tasks.vowel_speakers(part="all"),
+     ("part", "'all'", "'train'")),
+    ("tasks.vowel_speakers", lambda: ej.tasks.vowel_speakers()(KEY, 0), ("batch", "0", ">= 1")),
+    # training, checkpoints, experiments
+    ("train", lambda: ej.train(RULE, SGD, PARAMS, (XS[None], YS[None]), 0), ("steps", "0", ">= 1")),
+    ("train", lambda: ej.train(RULE, SGD, PARAMS, (XS[None], YS[None]), 5, key=3),
+     ("key", "3", "PRNG")),
+    ("train", lambda: ej.train(RULE, SGD, [PARAMS], (XS[None], YS[None]), 5),
+     ("params", "list", "dict")),
+    ("train", lambda: ej.train(RULE, SGD, PARAMS, (XS, YS[:3]), 5),
+     ("data", "(3,)", "one number of")),
+    ("training.train", lambda: training.train(RULE, SGD, PARAMS, XS, 5),
+     ("data", "ndarray", "pair")),
+    ("training.trainer", lambda: training.trainer(loss, SGD, (XS, YS)),
+     ("rule", "function", "LearningRule")),
+    ("training.trainer", lambda: training.trainer(RULE, None, (XS, YS)),
+     ("optimizer", "None", "optax")),
+    ("training.trainer", lambda: training.trainer(RULE, SGD, None),
+     ("data", "NoneType", "sampler")),
+    ("training.trainer", lambda: training.trainer(RULE, SGD, loss, metrics=[loss]),
+     ("metrics", "list", "dict")),
+    ("training.trainer", lambda: training.trainer(RULE, SGD, loss, metrics={"a": 1}),
+     ("metrics['a']", "int", "function")),
+    ("training.trainer", lambda: training.trainer(RULE, SGD, lambda key: XS).run(STATE, 1),
+     ("data", "gave", "pair (xs, ys)")),
+    ("training.trainer", lambda: TRAINER.init(PARAMS, 0), ("key", "0", "PRNG")),
+    ("training.trainer", lambda: TRAINER.run(PARAMS, 3), ("state", "dict", "init")),
+    ("training.trainer", lambda: TRAINER.run(STATE, -1), ("updates", "-1", ">= 1")),
+    ("training.fit", lambda: training.fit(RULE, STATE, 5), ("trainer", "LearningRule", "trainer")),
+    ("training.fit", lambda: training.fit(TRAINER, PARAMS, 5), ("state", "dict", "TrainState")),
+    ("training.fit", lambda: training.fit(TRAINER, STATE, 5, every=0), ("every", "0", ">= 1")),
+    ("training.fit", lambda: training.fit(TRAINER, STATE, 5, evaluate=1),
+     ("evaluate", "int", "function")),
+    ("training.fit", lambda: training.fit(TRAINER, STATE, 5, stop=0.1),
+     ("stop", "float", "function")),
+    ("training.fit", lambda: training.fit(TRAINER, STATE, 5, checkpoints=1),
+     ("checkpoints", "1", "path")),
+    ("training.fit", lambda: training.fit(TRAINER, STATE, 5, progress="bar"),
+     ("progress", "'bar'", "True or")),
+    ("training.finite", lambda: training.finite(PARAMS, {}, 0), ("state", "dict", "TrainState")),
+    ("training.finite", lambda: training.finite(STATE, [1.0], 0), ("log", "list", "dict")),
+    ("training.evaluator", lambda: training.evaluator(NET, loss), ("rule", "Network", "rules")),
+    ("training.evaluator", lambda: training.evaluator(RULE, loss, batches=0),
+     ("batches", "0", ">= 1")),
+    ("training.accuracy", lambda: training.accuracy(YS, YS),
+     ("ys", "ndarray", "pair (class, weight)")),
+    ("training.accuracy", lambda: training.accuracy(YS, (YS, YS)),
+     ("ys[0]", "[4, 2, 2]", "[4, 2]")),
+    ("training.step_accuracy", lambda: training.step_accuracy([1.0], (YS, YS)),
+     ("outputs", "list", "array")),
+    ("training.normalised_mse", lambda: training.normalised_mse(YS, YS[0]),
+     ("ys", "[2, 2]", "[4, 2, 2]")),
+    ("checkpoints.save", lambda: ej.checkpoints.save(3, PARAMS, 0), ("folder", "3", "path")),
+    ("checkpoints.save", lambda: ej.checkpoints.save(FOLDER, PARAMS, -1), ("step", "-1", ">= 0")),
+    ("checkpoints.save", lambda: ej.checkpoints.save(FOLDER, PARAMS, 1, keep=0),
+     ("keep", "0", ">= 1")),
+    ("checkpoints.save", lambda: ej.checkpoints.save(FOLDER, {"w": "x"}, 1),
+     ("tree['w']", "str", "array")),
+    ("checkpoints.steps", lambda: ej.checkpoints.steps(None), ("folder", "None", "path")),
+    ("checkpoints.restore", lambda: ej.checkpoints.restore(None, PARAMS),
+     ("folder", "None", "path")),
+    ("checkpoints.restore", lambda: ej.checkpoints.restore(FOLDER, PARAMS, "last"),
+     ("step", "'last'", "int")),
+    ("experiments.settings", lambda: experiments.settings("mnist"),
+     ("task", "'mnist'", "'digits'")),
+    ("experiments.settings", lambda: experiments.settings("xor", unit=3),
+     ("unit", "setting", "units")),
+    ("experiments.settings", lambda: experiments.settings("xor", learning_rate=0),
+     ("learning_rate", "0", "pos")),
+    # many devices, the paper's equations
+    ("sharding.mesh", lambda: ej.sharding.mesh(), ("axes", "{}", "devices")),
+    ("sharding.mesh", lambda: ej.sharding.mesh(units=1.0), ("units", "1.0", "int")),
+    ("sharding.parallel", lambda: ej.sharding.parallel(NET, MESH, units="units"),
+     ("rule", "Network", "rules")),
+    ("sharding.parallel", lambda: ej.sharding.parallel(RULE, 2, units="units"),
+     ("mesh", "int", "Mesh")),
+    ("sharding.parallel", lambda: ej.sharding.parallel(RULE, MESH),
+     ("batch, units", "neither", "axis")),
+    ("sharding.parallel", lambda: ej.sharding.parallel(RULE, MESH, batch="data"),
+     ("batch", "'data'", "units")),
+    ("sharding.shardings", lambda: ej.sharding.shardings(None, MESH),
+     ("params", "NoneType", "net.init")),
+    ("sharding.replicated", lambda: ej.sharding.replicated(PARAMS, None),
+     ("mesh", "NoneType", "Mesh")),
+    ("hybrids.implicit_eligibility_gradient",
+     lambda: ej.hybrids.implicit_eligibility_gradient(CELL, loss),
+     ("net", "Cell", "Network")),
+    ("hybrids.first_explicit_gradient", lambda: ej.hybrids.first_explicit_gradient(NET, "mse"),
+     ("loss", "str", "function")),
+    ("hybrids.first_explicit_gradient",
+     lambda: HYBRID(PARAMS, YS, YS),
+     ("xs", "[4, 2, 2]", "n_in=3")),
+    ("jacobians.blocks", lambda: ej.jacobians.blocks(NET, PARAMS, None, None, None),
+     ("cell", "Network", "Cell")),
+    ("equations.local_derivatives", lambda: ej.equations.local_derivatives(CELL, PARAMS, XS[:, 0]),
+     ("net", "Cell", "Network")),
+    ("equations.path_sum_gradient", lambda: ej.equations.path_sum_gradient(NET, loss, PARAMS, XS, YS),
+     ("xs", "[4, 2, 3]", "[T, 3]")),
+    ("equations.path_sum_gradient",
+     lambda: ej.equations.path_sum_gradient(NET, loss, PARAMS, XS, YS, 0),
+     ("order", "0", ">= 1")),
+    # pictures
+    ("plotting.raster", lambda: plotting.raster(None, [[1.0]]), ("ax", "NoneType", "Axes")),
+    ("plotting.raster", lambda: plotting.raster(AX, [["a"]]), ("spikes", "<U1", "real numbers")),
+    ("plotting.raster", lambda: plotting.raster(AX, [[1.0]], dt=0.0), ("dt", "0.0", "positive")),
+    ("plotting.membrane", lambda: plotting.membrane(AX, [[1.0]], 1.0), ("v", "[1, 1]", "1 axes")),
+    ("plotting.traces", lambda: plotting.traces(AX, [[1.0], []], ["a"]),
+     ("e", "[]", "real numbers")),
+    ("plotting.learning_signals", lambda: plotting.learning_signals(3, [[1.0]], ["a"]),
+     ("ax", "int", "Axes")),
+    ("plotting.targets", lambda: plotting.targets(AX, [[1.0]], [1.0]),
+     ("targets", "[1]", "[1, 1]")),
+    ("plotting.learning_curves", lambda: plotting.learning_curves(AX, [1], [[1.0]]),
+     ("curves", "list", "dict")),
+    ("plotting.learning_curves", lambda: plotting.learning_curves(AX, 1, {}),
+     ("steps", "[]", "1 axes")),
+    ("plotting.fidelity", lambda: plotting.fidelity(AX, {"a": [1.0]}),
+     ("values['a']", "list", "pair")),
+    ("plotting.fidelity", lambda: plotting.fidelity(AX, {}, quantity="angle"),
+     ("quantity", "'angle'", "cosine")),
+    ("plotting.computational_graph", lambda: plotting.computational_graph(AX, NET),
+     ("rule", "Network", "rule")),
+    ("plotting.computational_graph", lambda: plotting.computational_graph(AX, RULE, units=9),
+     ("units", "9", "at most 5")),
+    ("plotting.demo_figure", lambda: plotting.demo_figure("a.png", [], {}, None),
+     ("results", "list", "dict")),
+]  # fmt: skip
+
+# Nothing is given, or an index into the arrays of a tiny network, which NumPy looks up.
+NOTHING_TO_REFUSE = {"tasks.digits", "tasks.japanese_vowels"} | {
+    f"equations.{name}"
+    for name in (
+        "chains", "eligibility_trace", "explicit_eligibility_trace", "explicit_increment",
+        "explicit_variable", "implicit_increment", "implicit_path", "implicit_variable",
+        "leaky_readout_implicit_variable", "linear_units", "readout_implicit_variable",
+        "readout_increment", "recurrence_eligibility_trace", "recurrence_increment",
+        "recurrence_variable",
+    )
+}  # fmt: skip
+
+TABLE = [
+    *called(),
+    *SHAPES,
+    *MAKING,
+    *OWN,
+    *LOSSES,
+    *((f"{name}-{words[0]}", call, words) for name, call, words in PUBLIC),
+]
+
+
+@pytest.mark.parametrize("call, words", [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_a_wrong_call_is_refused_by_name_before_anything_is_compiled(call, words):
+    jax.clear_caches()
+    COMPILED.clear()
+    with pytest.raises((ValueError, TypeError)) as refusal:
+        call()
+    assert not COMPILED, "something was compiled before the refusal"
+    message = str(refusal.value)
+    assert message.startswith(f"{words[0]}:"), message
+    assert "wanted" in message, message
+    for word in words[1:]:
+        assert word in message, message
+    raised_in = traceback.extract_tb(refusal.value.__traceback__)[-1].filename
+    assert f"{os.sep}eprop_jax{os.sep}" in raised_in, raised_in
+    assert "jax._src" not in message and "Traceback" not in message, message
+    assert "PyTreeDef" not in message, message
+
+
+def public_functions():
+    """The names of `ej.__all__`, and the functions of its modules and of plotting."""
+    modules = {
+        name: getattr(ej, name) for name in ej.__all__ if inspect.ismodule(getattr(ej, name))
+    }
+    found = {name for name in ej.__all__ if inspect.isfunction(getattr(ej, name))} | {"Network"}
+    for label, module in {**modules, "plotting": plotting}.items():
+        names = getattr(module, "__all__", None) or [n for n in dir(module) if n[0] != "_"]
+        for name in names:
+            value = getattr(module, name)
+            own = hasattr(module, "__all__") or getattr(value, "__module__", "") == module.__name__
+            if inspect.isfunction(value) and own:
+                found.add(f"{label}.{name}")
+    return found
+
+
+def test_every_public_function_has_its_wrong_calls():
+    tried = {row[0] for row in PUBLIC}
+    assert public_functions() - tried == NOTHING_TO_REFUSE
+    assert tried - public_functions() == {"experiments.settings"}
+
+
+def test_the_listener_hears_a_compilation():
+    COMPILED.clear()
+    jax.jit(lambda x: x * 3 + 1)(jnp.ones(2))
+    assert COMPILED

@@ -77,7 +77,9 @@ def custom(
     if not drives:
         raise ValueError(f"drives: got {drives!r}, wanted at least one line of {LINES}")
     for name, lines in (drives if gated else {"": drives}).items():
-        checks.names(f"drives[{name!r}]" if gated else "drives", lines, LINES)
+        where = f"drives[{name!r}]" if gated else "drives"
+        if not checks.names(where, lines, LINES):
+            raise ValueError(f"{where}: got {lines!r}, wanted at least one line of {LINES}")
     theta = {
         k: checks.per_unit(f"theta[{k!r}]", v, n)
         for k, v in checks.mapping("theta", theta or {}).items()
@@ -88,7 +90,9 @@ def custom(
     }
     both = sorted(theta.keys() & constants.keys())
     if both:
-        raise ValueError(f"theta, constants: {both} stand in both; a value is trained or it is not")
+        raise ValueError(
+            f"theta, constants: got {both} in both, wanted each value trained or constant"
+        )
     mask = None if connectivity is None else checks.mask("connectivity", connectivity, n)
     if not self_connections:
         mask = (np.ones((n, n), bool) if mask is None else mask) & ~np.eye(n, dtype=bool)

@@ -40,7 +40,7 @@ def lif(n_in: int, n_units: int, **options) -> Cell:
     """
     unknown = {"beta", "tau_a", "rho"} & options.keys()
     if unknown:
-        raise TypeError(f"{min(unknown)}: lif has no adaptation; use ej.cells.alif")
+        raise TypeError(f"{min(unknown)}: lif has no adaptation, wanted ej.cells.alif")
     return _spiking(n_in, n_units, adaptive=False, **options)
 
 

@@ -1,0 +1,109 @@
+"""The user's own functions: the losses of one example, the dynamics and output of one unit.
+
+They are tried on shapes alone. One that was written for more than it sees is refused in words that
+say what it sees, beside what Python said.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import checks
+
+SEES = {
+    "loss": (
+        "y, target",
+        "one example at one step",
+        "y [n_out] and a target without time and batch",
+    ),
+    "activity_loss": ("f", "one example's mean activity", "f [n]"),
+    "state_loss": ("c", "one unit's state at one step", "scalars"),
+    "dynamics": ("theta and constants, c, a", "one unit at one step", "scalars"),
+    "output": ("theta and constants, c", "one unit at one step", "scalars"),
+}
+"""Each function's arguments, what it sees, and what those arguments are."""
+
+
+def loss_value(name: str, loss: Callable, *args):
+    """What a loss returns of one example: a floating array, which a rule sums."""
+    value = of_one(name, loss, *args)
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+        got = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"{name}: returned {got}, wanted a floating scalar")
+    return value
+
+
+def of_one(name: str, function: Callable, *args):
+    """A user's function of one example, step or unit. Where it was written for more, say so."""
+    try:
+        return function(*args)
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        if _ours(error):
+            raise
+        labels, sees, wanted = SEES[name]
+        given = ", ".join(f"{x} {checks.form(arg)}" for x, arg in zip(labels.split(", "), args))
+        why = f"{type(error).__name__}: {checks.first_line(error)}"
+        raise TypeError(
+            f"{name}: got a function that fails ({why}) on {given}; your {name} sees {sees}, "
+            f"wanted a function of {wanted}"
+        ) from error
+
+
+def _ours(error: Exception) -> bool:
+    """Is it a refusal already, such as that of `ej.losses.squared_error`?"""
+    return re.match(r"[\w'\[\]]+: .*\bwanted\b", str(error), re.DOTALL) is not None
+
+
+def unit_functions(cell, c, a, theta) -> None:
+    """The user's one-unit functions keep the state's structure, shapes and dtypes."""
+    out = of_one("dynamics", functools.partial(jax.eval_shape, cell.dynamics), theta, c, a)
+    if jax.tree.structure(out) != jax.tree.structure(c):
+        raise ValueError(
+            f"dynamics: returned {checks.form(out)}, wanted {checks.form(c)}, the structure of the "
+            "initial state"
+        )
+    for (path, was), now in zip(jax.tree.leaves_with_path(c), jax.tree.leaves(out)):
+        if was.shape != now.shape or was.dtype != now.dtype:
+            array = f"; your dynamics sees {SEES['dynamics'][1]}" if was.shape != now.shape else ""
+            raise ValueError(
+                f"dynamics: turns the state{jax.tree_util.keystr(path)} from {was.dtype}"
+                f"{list(was.shape)} into {now.dtype}{list(now.shape)}; wanted the same shape and "
+                f"dtype{array}"
+            )
+    if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(c)):
+        raise ValueError("state: got no floating component, wanted at least one")
+    h = of_one("output", functools.partial(jax.eval_shape, cell.output), theta, c)
+    if getattr(h, "shape", None) != () or not jnp.issubdtype(h.dtype, jnp.floating):
+        raise ValueError(f"output: got {h}, wanted one floating scalar, h_j")
+    _differentiable_forward("dynamics", cell.dynamics, (theta, c, a))
+    _differentiable_forward("output", cell.output, (theta, c))
+
+
+def _differentiable_forward(name: str, function: Callable, args: tuple) -> None:
+    """A function that can be called on these shapes can also be differentiated by them."""
+    leaves, tree = jax.tree.flatten(args)
+    real = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+
+    def jacobian(leaves):
+        def of_real(*given):
+            given = iter(given)
+            out = function(*tree.unflatten([next(given) if r else x for r, x in zip(real, leaves)]))
+            out = [jnp.asarray(x) for x in jax.tree.leaves(out)]
+            return [x for x in out if jnp.issubdtype(x.dtype, jnp.floating)]
+
+        primals = [x for r, x in zip(real, leaves) if r]
+        return jax.jacfwd(of_real, tuple(range(len(primals))))(*primals)
+
+    try:
+        jax.eval_shape(jacobian, leaves)
+    except Exception as error:
+        raise TypeError(
+            f"{name}: got a function that jax.jacfwd does not take ({checks.first_line(error)}), "
+            "wanted one that can be differentiated forward; where it has a derivative of its own, "
+            "jax.custom_jvp and not jax.custom_vjp"
+        ) from None

@@ -1,0 +1,223 @@
+"""Would the tests notice? One-line mutations of the library, one at a time, each in a copy of the tree.
+
+    python -m tests.mutants            # all of them: `make mutants`
+    python -m tests.mutants cost.py    # those whose file or text holds this
+
+A mutant is caught where a test of its group fails. Before any, each group must pass as it is. The
+exit code is not 0 if fewer than 95 % are caught, or a line to be changed does not stand in its file
+exactly once: then the list is to be mended.
+"""
+
+import concurrent.futures
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 600  # seconds a mutant; one that hangs is caught
+WANTED = 0.95
+
+GROUPS = {
+    "rules": ["tests/test_chunks.py", "tests/test_exact.py", "tests/test_cells.py"],
+    "equations": ["tests/test_equations.py"],
+    "engine": ["tests/test_engine.py"],
+    "cells": ["tests/test_cells.py"],
+    "numbers": ["tests/test_numbers.py"],
+    "losses": ["tests/test_losses.py"],
+    "refusals": ["tests/test_refusals.py"],
+    "training": ["tests/test_training.py", "-k", "not killed and not reduced"],
+    "online": ["tests/test_online.py"],
+    "checkpoints": ["tests/test_checkpoints.py"],
+}
+"""Which tests a mutant is given, quick ones of its kind."""
+
+
+class Mutant(NamedTuple):
+    group: str
+    file: str
+    """in eprop_jax/"""
+    old: str
+    new: str
+
+
+MUTANTS = [
+    # the adjoint sweep and chunks
+    Mutant("cells", "adjoint.py", "dc_tp1[c], direct[c])", "dc_tp1[c])"),
+    Mutant("rules", "adjoint.py", "[jnp.zeros_like(up[:1]), up]", "[up, jnp.zeros_like(up[:1])]"),
+    Mutant("rules", "adjoint.py", "tr.total(dc, _times(p, dh_0)) for", "dc for"),
+    Mutant("rules", "adjoint.py", "tr.total(x, _times(Xi_0[k], dh_0)) for", "x for"),
+    Mutant("rules", "adjoint.py", "else x[-1] for", "else x[0] for"),
+    Mutant("rules", "adjoint.py", "tr.total(_times(J.Xi[k], dh_t), *", "tr.total(*"),
+    Mutant("rules", "adjoint.py", "_times(J.D[r][c], dc[r])", "_times(J.D[c][r], dc[r])"),
+    Mutant("rules", "chunks.py", "add(grads_out, recursions.meet_own(dL_dy_0, own, p_out))",
+           "grads_out"),
+    Mutant("rules", "chunks.py", "tr.scale_ends(dy_dy, g), path, row[0]",
+           "tr.scale_ends(dy_dy, g), row[0]"),
+    Mutant("rules", "chunks.py", "for s in range(1, grade + 1)", "for s in range(1, grade)"),
+    Mutant("rules", "chunks.py", "else b * after_t for", "else b for"),
+    Mutant("rules", "chunks.py", "older.meet(s_loss.dc_0))", "[None] * len(jax.tree.leaves(p)))"),
+    Mutant("engine", "jacobians.py", 'if r in shared else row for r, row in enumerate(J.D))',
+           "for r, row in enumerate(J.D))"),
+    Mutant("refusals", "jacobians.py", "if not np.ptp(np.asarray(v))}", "}"),
+    # the recursions at K = 1, traces, the forward pass
+    Mutant("rules", "recursions.py", "jnp.eye(n, dtype=x.dtype)", "jnp.ones((n, n), x.dtype)"),
+    Mutant("rules", "recursions.py", "zip(psi, eps)), xi)", "zip(psi, eps)))"),
+    Mutant("cells", "recursions.py", "[scale(dL_dh, e) for e in traces]", "[None for e in traces]"),
+    Mutant("rules", "recursions.py", '"kr,bk...->br..."', '"rk,bk...->br..."'),
+    Mutant("rules", "recursions.py", "tr.scale_ends(m.readout.D[0][0], gamma)", "gamma"),
+    Mutant("engine", "traces.py", '"w_rec" in params and ends is not None)', '"w_rec" in params)'),
+    Mutant("engine", "traces.py", "jac.shared_positions(cell, c) if ends is None else set()", "set()"),
+    Mutant("rules", "forward.py", "a_out + along(p_out", "a_out - along(p_out"),
+    Mutant("rules", "forward.py", "start = (state.c, jac.output(cell, p_cell, state.c))",
+           "start = (state.c, jnp.zeros_like(jac.output(cell, p_cell, state.c)))"),
+    # the rules
+    Mutant("cells", "eprop.py", "recursions.meet_state(m.dL_dc, grads, epsilon, tr.scale)", "grads"),
+    Mutant("rules", "m_order.py", "zip(b, b_tm1[s])", "zip(b, b_tm1[0])"),
+    Mutant("rules", "rtrl.py", "recursions.ends(m.psi_tm1, al, xi)",
+           "recursions.ends(m.psi_tm1, al, None)"),
+    Mutant("rules", "bptt.py", 'rules.specify("BPTT", None,', 'rules.specify("BPTT", 1,'),
+    Mutant("rules", "feedback.py", 'else params["feedback"]', 'else params["readout"]["w_out"]'),
+    Mutant("rules", "feedback.py", 'w_out if kind == "adaptive" else jnp.zeros_like(w_out)', "w_out"),
+    Mutant("numbers", "feedback.py", "gain / n**0.5", "gain"),
+    Mutant("cells", "rules.py", "lambda g: jnp.where(mask, g, 0)", "lambda g: g"),
+    Mutant("cells", "rules.py", "dL_df / (K * B)", "dL_df / B"),
+    # cells, read-outs, surrogates: what they do, and the numbers that they document
+    Mutant("numbers", "cells/custom.py", "(n, gain_rec)", "(n, 1.3 * gain_rec)"),
+    Mutant("cells", "cells/gated.py", '(1 - z) * jnp.tanh(a["n"]', 'z * jnp.tanh(a["n"]'),
+    Mutant("numbers", "cells/gated.py", "forget_bias: float = 1.0", "forget_bias: float = 0.0"),
+    Mutant("cells", "cells/spiking.py", "beta = 1.7 *", "beta = 1.6 *"),
+    Mutant("cells", "cells/spiking.py", "n_ref, c.r) - 1, 0)", "n_ref, c.r), 0)"),
+    Mutant("numbers", "cells/spiking.py", "0.3 / v_0", "0.4 / v_0"),
+    Mutant("numbers", "units.py", "default=20.0", "default=30.0"),
+    Mutant("numbers", "cells/spiking.py", '"rho", 200.0)', '"rho", 100.0)'),
+    Mutant("numbers", "cells/rate.py", "np.linspace(0.5, 0.99, n)", "np.linspace(0.6, 0.99, n)"),
+    Mutant("numbers", "units.py", "np.exp(-self.dt / ", "np.exp(-1.0 / "),
+    Mutant("cells", "surrogates.py", "jnp.abs(x) / width) ** 2", "jnp.abs(x) / width) ** 3"),
+    Mutant("cells", "surrogates.py", "jnp.where(x >= 0,", "jnp.where(x > 0,"),
+    Mutant("numbers", "readouts.py", "gain / n**0.5", "gain"),
+    Mutant("cells", "readouts.py", "(1 - k) * a if scale_input", "k * a if scale_input"),
+    # losses
+    Mutant("losses", "losses.py", "return 0.5 * jnp.sum((y - target", "return jnp.sum((y - target"),
+    Mutant("losses", "losses.py", "log_p, 0.0)), jnp.nan)", "log_p, 0.0)), 0.0)"),
+    Mutant("losses", "losses.py", "jnp.where(mask == 0, jnp.zeros_like(x), x)", "x"),
+    Mutant("losses", "losses.py", "return 0.5 * strength * jnp.sum((f", "return strength * jnp.sum((f"),
+    # what it costs, sequences, comparisons
+    Mutant("engine", "cost.py", "return math.ceil(T / math.ceil(T / longest))", "return 1"),
+    Mutant("engine", "cost.py", "int(kept * (K or 1))", "0"),
+    Mutant("engine", "cost.py", "local * (1 + 3 / K)", "local * (1 + 1 / K)"),
+    Mutant("engine", "cost.py", "sizes.chunk_bytes < 3e6", "sizes.chunk_bytes < 3e5"),
+    Mutant("engine", "cost.py", "2 * rule.spec.network.cell.n_units", "rule.spec.network.cell.n_units"),
+    Mutant("rules", "sequence.py", "if full < T:", "if False:"),
+    Mutant("rules", "sequence.py", "(carry, start + size), out", "(carry, start), out"),
+    Mutant("training", "compare.py", "dot / jnp.maximum(norm * ref, tiny)", "dot / norm"),
+    # training, online
+    Mutant("training", "training/updates.py", "jax.random.fold_in(key, u)", "key"),
+    Mutant("training", "training/updates.py", "u % N", "0 * u"),
+    Mutant("training", "training/updates.py", 'feedback == "random" else ()', 'feedback == "" else ()'),
+    Mutant("training", "training/loop.py", "every - done % every", "every"),
+    Mutant("training", "training/looks.py", "jnp.where(weight > 0, label, 0)", "label"),
+    Mutant("online", "online.py", "(xs, ys), every)", "(xs, ys), 1)"),
+    Mutant("online", "online.py", "jax.tree.map(jnp.add, grads, out.grads)", "out.grads"),
+    # checkpoints
+    Mutant("checkpoints", "checkpoints.py", "    _verify(path)", "    pass"),
+    Mutant("checkpoints", "checkpoints.py", "if a != b:", "if False:"),
+    Mutant("checkpoints", "checkpoints.py", "[:-keep]", "[: -keep - 1]"),
+    Mutant("checkpoints", "checkpoints.py", "if expected.get(name) != found.get(name):", "if False:"),
+]  # fmt: skip
+
+
+def copy(to: Path) -> Path:
+    for part in ("eprop_jax", "tests", "benchmarks", "notebooks", "docs"):
+        shutil.copytree(ROOT / part, to / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ROOT.glob("*.*"):
+        shutil.copy(file, to) if file.is_file() else None
+    return to
+
+
+def run(tree: Path, group: str) -> tuple[bool, str]:
+    """Do the group's tests pass here? And the first that does not."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            [*command, *GROUPS[group]], cwd=tree, env=environment, timeout=TIMEOUT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False, f"no end within {TIMEOUT} s"
+    if done.returncode not in (0, 1, 2):  # 2: what is imported fails
+        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}")
+    failed = [x for x in done.stdout.splitlines() if x.startswith(("FAILED", "ERROR"))]
+    return done.returncode == 0, failed[0].split(" - ")[0] if failed else ""
+
+
+def misfits() -> list[str]:
+    """Lines that do not stand in their file exactly once."""
+    found = []
+    for m in MUTANTS:
+        path = ROOT / "eprop_jax" / m.file
+        count = path.read_text().count(m.old) if path.exists() else 0
+        if count != 1:
+            found.append(f"{m.file}: {m.old!r} stands there {count} times, wanted once")
+    return found
+
+
+def main(chosen: str = "") -> int:
+    stale = misfits()
+    print(*stale, sep="\n", end="\n" if stale else "")
+    mutants = [
+        m for m in MUTANTS if chosen in f"{m.group} {m.file} {m.old}"
+        and not any(x.startswith(f"{m.file}: {m.old!r}") for x in stale)
+    ]  # fmt: skip
+    jobs = min(2, os.cpu_count() or 1)
+    trees = queue.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(jobs):
+            trees.put(copy(Path(folder) / str(i)))
+
+        def tried(mutant: Mutant | None, group: str):
+            tree, start = trees.get(), time.monotonic()
+            try:
+                if mutant is None:
+                    return *run(tree, group), time.monotonic() - start
+                path = tree / "eprop_jax" / mutant.file
+                was = path.read_text()
+                path.write_text(was.replace(mutant.old, mutant.new))
+                try:
+                    return *run(tree, group), time.monotonic() - start
+                finally:
+                    path.write_text(was)
+            finally:
+                trees.put(tree)
+
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            groups = sorted({m.group for m in mutants})
+            for group, found in zip(groups, pool.map(lambda g: tried(None, g), groups)):
+                passes, failed, seconds = found
+                print(
+                    f"unchanged {seconds:4.0f} s  {group}: {'passes' if passes else failed}",
+                    flush=True,
+                )
+                if not passes:
+                    return 2
+            caught = 0
+            for m, found in zip(mutants, pool.map(lambda m: tried(m, m.group), mutants)):
+                passes, failed, seconds = found
+                caught += not passes
+                word = "SURVIVED" if passes else "caught"
+                print(
+                    f"{word:9} {seconds:4.0f} s  {m.file}: {m.old} -> {m.new}   {failed}",
+                    flush=True,
+                )
+    print(f"{caught} of {len(mutants)} mutants caught; {len(stale)} lines not found")
+    return int(bool(stale) or caught < WANTED * len(mutants))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
