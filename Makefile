@@ -10,7 +10,17 @@ demo: .venv/.examples
 	$(BIN)/python -m eprop_jax
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# What takes long: real processes that are killed, 100,000 steps, whole runs.
+.PHONY: test-slow
+test-slow: .venv/.test
+	$(BIN)/python -m pytest -n 2 -m slow
+
+# Would the tests notice? One-line mutations, each in a copy of the tree.
+.PHONY: mutants
+mutants: .venv/.test
+	$(BIN)/python -m tests.mutants
 
 # The oldest versions that pyproject.toml allows, each of them, and the newest that there are.
 test-matrix: .venv-oldest/.installed .venv-newest/.installed
@@ -51,10 +61,12 @@ bench-peers: .venv-peers/.installed
 notebooks: .venv/.notebooks
 	$(BIN)/python notebooks/run.py
 
-# 2,600 drawn examples from test_fuzz.py and test_state_machine.py, and 400 of any size from test_exact.py.
+# 2,600 drawn examples from test_fuzz.py and test_state_machine.py, and 400 of any size from test_exact.py;
+# others at every run, which SEED=n repeats.
+SEED ?= $(shell date +%s)
 fuzz: .venv/.test
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-show-statistics \
-	  tests/test_fuzz.py tests/test_state_machine.py tests/test_exact.py
+	  --hypothesis-seed=$(SEED) tests/test_fuzz.py tests/test_state_machine.py tests/test_exact.py
 
 # The wheel in an empty environment, and the sdist's tests against it.
 .PHONY: package

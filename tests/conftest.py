@@ -16,9 +16,15 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-hypothesis.settings.register_profile("ci", max_examples=8, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("fuzz", max_examples=400, deadline=None)
+# What is drawn follows from the seed alone: no examples of an earlier run are tried again.
+hypothesis.settings.register_profile("ci", max_examples=8, deadline=None, database=None)
+hypothesis.settings.register_profile("fuzz", max_examples=400, deadline=None, database=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    seed = config.getoption("--hypothesis-seed")
+    terminalreporter.write_line(f"hypothesis: the examples of --hypothesis-seed={seed}")
 
 
 @pytest.fixture(autouse=True, scope="module")

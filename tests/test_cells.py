@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,19 +141,85 @@ def test_shared_components_are_what_jacfwd_says(cell):
 # -- trained units ---------------------------------------------------------------------------------
 
 
-def test_trained_units_move_and_stay_in_range():
-    p = problem("alif, all trained", "leaky", n=4, T=6)
-    f = jax.jit(ej.value_and_grad(ej.eprop(p.net, LOSS)))
-    params, losses = p.params, []
-    for _ in range(30):
-        loss, grads = f(params, p.xs, p.ys)
-        params = jax.tree.map(lambda w, g: w - 1e-3 * g, params, grads)
-        losses.append(float(loss))
-    for name, was in p.params["cell"]["theta"].items():
-        assert np.all(params["cell"]["theta"][name] != was), name
-    decay = np.exp(-np.exp(-np.asarray(params["cell"]["theta"]["tau_a"])))
-    assert np.all((decay > 0) & (decay < 1))
-    assert min(losses) < losses[0]
+def _alif(**values):
+    return lambda trained: ej.Network(
+        ej.cells.alif(2, 3, dt=0.5, refractory=2, gain_in=3.0, trainable=trained, **values),
+        ej.readouts.linear(3, 2),
+    )
+
+
+def _reading(**values):
+    return lambda trained: ej.Network(
+        ej.cells.rnn(2, 3), ej.readouts.leaky(3, 2, dt=0.5, trainable=trained, **values)
+    )
+
+
+STORED = {  # what is trained, a network of given values, and how each is stored (docstrings)
+    "leaky_rnn": (
+        lambda **values: (
+            lambda trained: ej.Network(
+                ej.cells.leaky_rnn(2, 3, dt=0.5, trainable=trained, **values),
+                ej.readouts.linear(3, 2),
+            )
+        ),
+        {"tau": lambda x: np.log(x / 0.5)},
+    ),
+    "linear_recurrence": (
+        lambda **values: (
+            lambda trained: ej.Network(
+                ej.cells.linear_recurrence(2, 3, trainable=trained, **values),
+                ej.readouts.linear(3, 2),
+            )
+        ),
+        {"decay": lambda x: np.log(-1 / np.log(x)), "frequency": lambda x: x},
+    ),
+    "alif": (
+        _alif,
+        {
+            "tau_m": lambda x: np.log(x / 0.5),
+            "tau_a": lambda x: np.log(x / 0.5),
+            "v_th": np.log,
+            "beta": lambda x: x,
+        },
+    ),
+    "leaky": (_reading, {"tau": lambda x: np.log(x / 0.5)}),
+}
+VALUES = {
+    "tau": [2.0, 5.0, 9.0],
+    "tau_m": [2.0, 4.0, 8.0],
+    "tau_a": [5.0, 10.0, 20.0],
+    "v_th": [0.3, 0.5, 0.8],
+    "beta": [0.0, 0.2, 0.4],
+    "decay": [0.5, 0.7, 0.9],
+    "frequency": [0.1, 0.3, 0.5],
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_trained_value_is_the_constant_that_its_stored_form_says(name):
+    """At the values given, and at others that an optimiser may reach."""
+    make, stored = STORED[name]
+    surrogate = dict(surrogate=ej.surrogates.fast_sigmoid(0.3, 1.0)) if name == "alif" else {}
+    first = {k: np.array(VALUES[k][: 2 if name == "leaky" else 3]) for k in stored}
+    then = {k: v[::-1] * 0.9 for k, v in first.items()}
+    trained = make(**first, **surrogate)(tuple(stored))
+    params = trained.init(jax.random.key(0))
+    part = "readout" if name == "leaky" else "cell"
+    theta = params[part].pop("theta")
+    for k, form in stored.items():
+        assert np.allclose(theta[k], form(first[k]), rtol=1e-12), k
+    xs, ys = 2.0 * jax.random.normal(jax.random.key(1), (12, 4, 2)), jnp.zeros((12, 4, 2))
+    seen = []
+    for values in (first, then):
+        constant = make(**values, **surrogate)(())
+        wanted = ej.bptt(constant, LOSS).whole(params, xs, ys)
+        theta = {k: jnp.asarray(form(values[k])) for k, form in stored.items()}
+        given = {**params, part: {**params[part], "theta": theta}}
+        found = ej.bptt(trained, LOSS).whole(given, xs, ys)
+        chex.assert_trees_all_close(found.outputs, wanted.outputs, rtol=1e-10, atol=1e-12)
+        assert all(np.any(g != 0) for g in jax.tree.leaves(found.grads[part]["theta"]))
+        seen.append(wanted.outputs)
+    assert ref.distance(*seen) > 1e-2  # the values matter
 
 
 def test_constants_are_not_parameters():

@@ -106,6 +106,7 @@ def test_every_rule_of_the_demo_is_in_the_taxonomy():
         assert entry.causal in ("yes", "no") and entry.equation and entry.cuts
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_and_prints_json(tmp_path):
     code, out, err = run(
         "--cell", "gru", "--rule", "bptt,symmetric", "--steps", "20", "--seeds", "2",

@@ -1,5 +1,7 @@
 """The engine's own promises: shared components, structural zeros, constant memory, predicted cost."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,14 +122,39 @@ def test_memory_does_not_depend_on_T(chunk):
     assert temporary_bytes(1000) == temporary_bytes(10**6)
 
 
+def shapes(net):
+    """Parameters of a network by their shapes, in float64."""
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float64), params)
+
+
+order_2 = functools.partial(ej.m_order_eprop, order=2)
+
+
 @pytest.mark.parametrize(
-    ("rule", "T"), [(ej.eprop, 1000), (ej.eprop, 8192), (ej.eprop, 5), (ej.rtrl, 100)]
+    "rule, n, T, wanted",
+    [
+        # e-prop, at batch 4: 512 steps of 2816 bytes are less than 3 MB
+        (ej.eprop, 16, 8192, 512),
+        (ej.eprop, 16, 1000, 500),  # two parts of one length, not 512 and 488
+        (ej.eprop, 16, 5, 5),
+        # 512 steps of 10,496 bytes are more, and the traces less than 4 MB
+        (ej.eprop, 64, 256, 128),
+        (ej.eprop, 64, 1000, 125),
+        # the traces take 4.3 MB
+        (ej.eprop, 256, 1000, 250),
+        # 2·n
+        (ej.rtrl, 16, 100, 25),
+        (ej.rtrl, 64, 300, 100),
+        (order_2, 64, 300, 100),
+        (ej.rtrl, 4, 32, 16),  # but not fewer than 16
+        # BPTT in chunks would be truncated
+        (ej.bptt, 16, 10_000, 10_000),
+    ],
 )
-def test_auto_chunk_cuts_into_few_lengths(rule, T):
-    net = ej.Network(ej.cells.alif(3, 16), ej.readouts.leaky(16, 2))
-    K = auto_chunk(rule(net, LOSS), net.init(jax.random.key(0)), (4,), T)
-    assert 1 <= K <= min(T, 512)
-    assert T % K == 0 or T // K > 3
+def test_auto_chunk_is_what_value_and_grad_documents(rule, n, T, wanted):
+    net = ej.Network(ej.cells.alif(3, n), ej.readouts.leaky(n, 2))
+    assert auto_chunk(rule(net, LOSS), shapes(net), (4,), T) == wanted
 
 
 def test_auto_chunk_is_the_same_gradient():
@@ -140,15 +167,60 @@ def test_auto_chunk_is_the_same_gradient():
     assert float(ej.fidelity(auto, whole).relative_error) < 1e-10
 
 
-def test_cost_counts_the_carry_and_grows_as_the_paper_says():
+# Three LIF units with two inputs and two leaky read-outs, batch 2, float64. By hand, in numbers:
+# m = 2 + 3 lines and a bias; P = 15 weights, of which 9 recurrent. The state: v 2·3, y 2·2.
+# ε: one column for all units, 2·(2 + 3 + 1). γ of the read-out: one column, 2·(3 + 1).
+# γ of the cell: 2·(6 + 9 + 3), once for both read-outs (Eq. 39), twice where units hear each other.
+# α, β: 2·3·(6 + 9 + 3). A step keeps v, a, ∂̃a, h a unit, and 4 numbers a read-out unit: 2·(3·4 + 8).
+STATE, EPSILON, GAMMA_OUT, GAMMA, ENDS = 10, 12, 8, 36, 108
+FORWARD = 2 * 2 * 15 + 3 * 2 * 3 * 2  # and the gradients, of the cell and of the read-out
+JUMP = 2 * 9  # back through W_rec
+COSTS = [
+    # rule, K, multiply-adds a step, numbers in the carry, numbers that a step keeps
+    ("e-prop", 1, FORWARD + 4 * (EPSILON + GAMMA), STATE + EPSILON + GAMMA_OUT + GAMMA, 40),
+    ("e-prop", 10, FORWARD + 1.3 * (EPSILON + GAMMA), STATE + EPSILON + GAMMA_OUT + GAMMA, 40),
+    ("e-prop", None, FORWARD, STATE + EPSILON + GAMMA_OUT + GAMMA, 40),
+    # 5 ends (v of three units, two read-outs), whose co-states a chunk keeps, 3 units and 2 examples
+    ("rtrl", 1, FORWARD + JUMP + (1 + 3) * ENDS + 2 * GAMMA,
+     STATE + ENDS + GAMMA_OUT + 2 * GAMMA, 40 + 5 * 3 * 2),
+    ("rtrl", 10, FORWARD + JUMP + 5 * 2 * (9 + 15) + ENDS * 3 / 10,
+     STATE + ENDS + GAMMA_OUT + 2 * GAMMA, 40 + 5 * 3 * 2),
+    ("rtrl", None, FORWARD + JUMP, STATE + ENDS + GAMMA_OUT + 2 * GAMMA, 40),
+    # three grades, two traces of RTRL's size
+    ("order 3", 1, FORWARD + 2 * JUMP + (1 + 3) * 2 * ENDS + EPSILON + 2 * GAMMA,
+     STATE + EPSILON + 2 * ENDS + GAMMA_OUT + 2 * GAMMA, 40 + 3 * 5 * 3 * 2),
+    ("order 3", 10, FORWARD + 2 * JUMP + 3 * 5 * 2 * (9 + 15) + 2 * 2 * ENDS * 3 / 10,
+     STATE + EPSILON + 2 * ENDS + GAMMA_OUT + 2 * GAMMA, 40 + 3 * 5 * 3 * 2),
+    ("bptt", None, FORWARD + JUMP, STATE, 40),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, K, work, carry, kept", COSTS)
+def test_cost_of_three_units_by_hand(name, K, work, carry, kept):
+    net = ej.Network(ej.cells.lif(2, 3), ej.readouts.leaky(3, 2))
+    order_3 = functools.partial(ej.m_order_eprop, order=3)
+    make = {"e-prop": ej.eprop, "rtrl": ej.rtrl, "order 3": order_3, "bptt": ej.bptt}[name]
+    rule = make(net, LOSS)
+    found = ej.cost(rule, shapes(net), (2,), K)
+    assert found.multiply_adds == pytest.approx(work, rel=1e-12)
+    assert found.trace_bytes == 8 * carry
+    assert found.chunk_bytes == 8 * kept * (K or 1)
+    held = jax.eval_shape(lambda p: rule.init(p, (2,)), shapes(net))
+    assert sum(x.size for x in jax.tree.leaves(held)) == carry
+
+
+def test_a_gated_unit_keeps_its_gates():
+    net = ej.Network(ej.cells.lstm(2, 3), ej.readouts.linear(3, 2))
+    # two components, four drives and four co-states of drives, h: 11 a unit
+    assert ej.cost(ej.eprop(net, LOSS), shapes(net), (2,), 10).chunk_bytes == 10 * 8 * 2 * (
+        3 * 11 + 8
+    )
+
+
+def test_cost_grows_as_the_paper_says():
     def cost(rule, n, chunk=1):
         net = ej.Network(ej.cells.lif(n, n), ej.readouts.leaky(n, 2))
-        params = net.init(jax.random.key(0))
-        rule = rule(net, LOSS)
-        carry = rule.init(params, (2,))
-        predicted = ej.cost(rule, params, (2,), chunk)
-        assert predicted.trace_bytes == sum(x.nbytes for x in jax.tree.leaves(carry))
-        return predicted.multiply_adds
+        return ej.cost(rule(net, LOSS), shapes(net), (2,), chunk).multiply_adds
 
     growth = lambda rule, **k: np.log2(cost(rule, 64, **k) / cost(rule, 32, **k))
     assert growth(ej.eprop) == pytest.approx(2, abs=0.15)  # O(p) = O(n²) a step

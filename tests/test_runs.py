@@ -37,6 +37,7 @@ def final(folder, steps):
     return checkpoints.restore(folder / "checkpoints", experiments.start(e), steps)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_is_the_run(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = [*SMALL, "--every", "4", "--rule", "eprop", "--feedback", "random"]
@@ -66,6 +67,7 @@ def test_resuming_what_is_done_does_nothing(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_compare_starts_every_rule_from_the_same_weights(tmp_path):
     code, found = run("compare", *SMALL, "--steps", "5", "--rule", "bptt,m-order,random",
                       "--order", "2,40", "--out", str(tmp_path))  # fmt: skip

@@ -88,10 +88,12 @@ def resumed(folder, checks):
     return [dict(np.load(out)) for out in outs]
 
 
+@pytest.mark.slow
 def test_a_new_pair_goes_on_where_the_killed_one_saved(resumed):
     assert [int(arrays.pop("start")) for arrays in (dict(r) for r in resumed)] == [5, 5]
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_same_parameters_as_one_device(resumed, checks, folder):
     checks()
     alone = np.load(folder / "alone.npz")

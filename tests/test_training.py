@@ -189,6 +189,7 @@ def worker(folder, steps):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_run_ends_bit_for_bit_where_it_would_have(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = worker(whole, 60)
@@ -241,6 +242,7 @@ def test_a_checkpoint_that_was_not_finished_is_never_read(tmp_path, monkeypatch)
 # -- experiments by name ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_reduced_evidence_task_is_learned_in_the_settings_that_are_shipped():
     """float32, as a user runs it; benchmarks/published.py has the published one."""
     code = (
@@ -294,3 +296,11 @@ def test_every_task_fits_its_network(task, rule):
 
 
 PROBLEM_METRICS = {task: experiments.PROBLEMS[task].metrics for task in experiments.TASKS}
+
+
+def test_accuracy_takes_the_class_where_it_is_weighed():
+    """A label beside weight 0 is padding, whatever number it is."""
+    outputs = jnp.array([[[0.0, 9.0, 0.0]], [[5.0, 0.0, 1.0]]])
+    ys = jnp.array([[2], [0]]), jnp.array([[0.0], [1.0]])
+    assert float(training.accuracy(outputs, ys)) == 1.0
+    assert float(training.accuracy(outputs, (ys[0][::-1], ys[1]))) == 0.0
