@@ -1,0 +1,1 @@
+"""What turns a network and a choice of paths into a gradient."""
