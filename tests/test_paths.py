@@ -202,6 +202,9 @@ def test_is_compiled_once():
         ("(i|e)*f*", "i*f*", "if"),
         ("i*f*", "f*", "f"),
         ("i*((e|f)i*){0,1}", "i*(ei*)?", "ies"),
+        ("if|e", "e", "ie"),
+        ("i(f|e)", "ie", "ies"),
+        ("f(i|e)*", "fi|fe", "ies"),
     ],
 )
 def test_pruned_of_what_a_network_lacks(one, other, letters):
@@ -350,6 +353,12 @@ def assert_distinct(nodes, n):
     def moves(q):
         own = {x: getattr(nodes[q], x) for x in "ies" if getattr(nodes[q], x) is not None}
         return own | {f"f{above}": r for above, r in nodes[q].f}
+
+    for q in range(len(nodes)):
+        ahead = [q]
+        for r in ahead:
+            ahead += [x for x in moves(r).values() if x not in ahead]
+        assert any(nodes[r].ends for r in ahead) or (q < n and not moves(q))
 
     for p, q in itertools.combinations(range(len(nodes)), 2):
         pairs = [(p, q)]
