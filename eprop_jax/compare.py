@@ -12,6 +12,7 @@ from eprop_jax import checks
 from eprop_jax.base import Array, LearningRule, PyTree, RuleSpec
 from eprop_jax.bptt import bptt
 from eprop_jax.sequence import value_and_grad
+from eprop_jax.units import wide
 
 
 class Fidelity(NamedTuple):
@@ -78,6 +79,7 @@ def fidelity(g: PyTree, reference: PyTree) -> Fidelity:
             raise ValueError(
                 f"g{path}: got shape {list(a.shape)}, wanted {list(b.shape)}, as in reference"
             )
+    pairs = [(wide(a), wide(b)) for a, b in pairs]
     dot = sum(jnp.sum(a * b) for a, b in pairs)
     gg, rr = sum(jnp.sum(a * a) for a, _ in pairs), sum(jnp.sum(b * b) for _, b in pairs)
     diff = sum(jnp.sum((a - b) ** 2) for a, b in pairs)

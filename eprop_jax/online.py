@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eprop_jax import checks
+from eprop_jax import checks, feedback
 from eprop_jax.base import Array, Carry, LearningRule, PyTree, StepOutput
 from eprop_jax.sequence import scan_parts
-from eprop_jax.units import compute_dtype
+from eprop_jax.units import compute_dtype, wide
 
 
 class OnlineState(NamedTuple):
@@ -43,13 +43,16 @@ def online(
 
     Args:
       rule: any rule; its traces are carried across updates (appendix A).
-      optimizer: any optax transformation.
+      optimizer: any optax transformation, as in `ej.training.trainer`; extra arguments (`value`,
+        `grad`, `value_fn`) are those of the steps since the last update. Random feedback weights
+        stay, whatever it does (`ej.feedback.fixed`).
       every: steps between updates. What `step` is given is cut into parts of this length; a rest
         is a shorter part of its own.
 
     Returns:
       An `OnlineLearner`. Its `step` takes xs [K, *batch, n_in] and ys [K, *batch, ...]. The
-      StepOutput's loss is the sum over the K steps, its grads the sum of what was applied.
+      StepOutput's loss is the sum over the K steps, its grads the sum of what was applied, both
+      formed in float32 at least.
 
     Raises:
       TypeError, ValueError: for every < 1, or what is no rule or no optimiser; when called, for
@@ -66,6 +69,7 @@ def online(
     checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
     checks.optimizer("optimizer", optimizer)
     every = checks.size("every", every)
+    optimizer = feedback.fixed(optimizer, rule)
 
     def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> OnlineState:
         carry = rule.init(params, batch_shape)  # refuses wrong parameters
@@ -73,18 +77,24 @@ def online(
 
     @jax.jit
     def _step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:
-        def update(total, part):
-            (params, opt_state, carry), loss, grads = total
-            carry, out = rule.step(params, carry, *part)
-            updates, opt_state = optimizer.update(out.grads, opt_state, params)
-            state = OnlineState(optax.apply_updates(params, updates), opt_state, carry)
-            total = (state, loss + out.loss, jax.tree.map(jnp.add, grads, out.grads))
-            return total, (out.outputs, out.activity, out.losses)
+        # Parts add up in the compute dtype, also where the parameters are narrower.
+        as_params = lambda tree: jax.tree.map(lambda x, p: x.astype(p.dtype), tree, state.params)
 
-        loss = jnp.zeros((), compute_dtype(state.params))
-        total = (state, loss, jax.tree.map(jnp.zeros_like, state.params))
-        (state, loss, grads), outputs = scan_parts(update, total, (xs, ys), every)
-        return state, StepOutput(loss, grads, *outputs)
+        def update(total, part):
+            (params, opt_state, before), loss, summed = total
+            carry, out = rule.step(jax.tree.map(wide, params), before, *part)
+            grads, summed = as_params(out.grads), jax.tree.map(jnp.add, summed, out.grads)
+            value_fn = lambda p: rule.step(p, before, *part)[1].loss
+            changes, opt_state = optimizer.update(
+                grads, opt_state, params, value=out.loss, grad=grads, value_fn=value_fn
+            )
+            after = OnlineState(optax.apply_updates(params, changes), opt_state, carry)
+            return (after, loss + out.loss, summed), (out.outputs, out.activity, out.losses)
+
+        zero = jax.tree.map(lambda p: jnp.zeros_like(wide(p)), state.params)
+        total = (state, jnp.zeros((), compute_dtype(state.params)), zero)
+        (last, loss, summed), outputs = scan_parts(update, total, (xs, ys), every)
+        return last, StepOutput(loss, as_params(summed), *outputs)
 
     def step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:
         checks.instance("state", state, OnlineState, "what this learner's init gave")

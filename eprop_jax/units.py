@@ -17,6 +17,11 @@ def compute_dtype(params) -> Any:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
+def wide(x):
+    """An array in its own compute dtype: squares of float16 overflow from 256 on."""
+    return x.astype(compute_dtype(x)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
 class Units:
     """Collects the values: each becomes a constant, or an entry of theta in a form whose whole real
     line is allowed. What each method returns reads the value back from theta_j."""

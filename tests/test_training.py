@@ -114,6 +114,105 @@ def test_random_feedback_stays_and_adaptive_feedback_turns_to_the_read_out():
     assert alignment(moving.params) > 0.95
 
 
+def trees(params):
+    """Optimisers that hold a tree of labels or of masks, shaped like the parameters."""
+    labels = jax.tree.map_with_path(
+        lambda path, _: "slow" if path[-1].key in ("w_out", "feedback") else "fast", params
+    )
+    every = jax.tree.map(lambda _: True, params)
+    decay = optax.add_decayed_weights(0.05, mask=every)
+    return {
+        "labels": optax.multi_transform(
+            {"slow": optax.chain(decay, optax.sgd(0.1)), "fast": SGD}, labels
+        ),
+        "masks": optax.chain(decay, SGD, optax.masked(optax.add_decayed_weights(-0.05), every)),
+    }
+
+
+@pytest.mark.parametrize("name", ["labels", "masks"])
+def test_label_and_mask_trees_serve_a_loop_of_ones_own_and_train_alike(name):
+    """In both the optimiser sees random B, and cannot move it; adaptive B moves."""
+    B, key = ej.feedback.init(jax.random.key(3), NET), jax.random.key(5)
+    params = {**NET.init(jax.random.key(0)), "feedback": B}
+    optimizer = trees(params)[name]
+
+    def own(rule, optimizer, hold=False):
+        def update(state, u):
+            p, opt_state = state
+            _, grads = ej.value_and_grad(rule)(p, *TASK(jax.random.fold_in(key, u)))
+            changes, opt_state = optimizer.update(grads, opt_state, p)
+            p = optax.apply_updates(p, changes)
+            return ({**p, "feedback": B} if hold else p, opt_state), ()
+
+        start = params, optimizer.init(params)
+        return jax.jit(lambda: jax.lax.scan(update, start, jnp.arange(4))[0][0])()
+
+    random, adaptive = (ej.eprop(NET, LOSS, feedback=kind) for kind in ("random", "adaptive"))
+    wanted = own(random, optimizer, hold=True)
+    assert distance(own(random, ej.feedback.fixed(optimizer, random)), wanted) < 1e-12
+    state, _ = ej.train(random, optimizer, params, TASK, 4, key=key)
+    assert distance(state.params, wanted) < 1e-12
+    assert jnp.array_equal(state.params["feedback"], B)
+    assert distance(own(random, optimizer), wanted) > 1e-3  # left to itself, it decays B
+
+    state, _ = ej.train(adaptive, optimizer, params, TASK, 4, key=key)
+    assert distance(state.params, own(adaptive, optimizer)) < 1e-12
+    assert distance(own(adaptive, ej.feedback.fixed(optimizer, adaptive)), state.params) < 1e-12
+    assert float(jnp.max(jnp.abs(state.params["feedback"] - B))) > 1e-2
+
+
+EXTRA = {
+    "plateau": optax.chain(
+        optax.sgd(1.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.5)
+    ),
+    "Polyak's step": optax.polyak_sgd(max_learning_rate=0.5),
+    "every second update": optax.MultiSteps(optax.polyak_sgd(max_learning_rate=0.5), 2),
+    "line search": optax.chain(
+        optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=5)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXTRA)
+def test_optimisers_with_extra_arguments(name):
+    rule, optimizer, key = RULES["BPTT"], EXTRA[name], jax.random.key(5)
+    params = NET.init(jax.random.key(0))
+    f = jax.jit(ej.value_and_grad(rule))
+
+    def update(params, opt_state, xs, ys):
+        loss, grads = f(params, xs, ys)
+        extra = dict(value=loss, grad=grads, value_fn=lambda p: f(p, xs, ys)[0])
+        changes, opt_state = optimizer.update(grads, opt_state, params, **extra)
+        return optax.apply_updates(params, changes), opt_state
+
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        state, log = ej.train(rule, optimizer, params, TASK, 4, key=key)
+        p, opt_state = params, optimizer.init(params)
+        for u in range(4):
+            p, opt_state = jax.jit(update)(p, opt_state, *TASK(jax.random.fold_in(key, u)))
+    assert distance(state.params, p) < 1e-9
+    assert distance(state.params, params) > 1e-2
+    if name == "plateau":
+        assert float(state.opt_state[-1].scale) < 1
+
+
+def test_a_finite_gradient_of_float16_does_not_stop_a_run():
+    """Its norm is beyond 256, whose square is beyond float16."""
+    params = jax.tree.map(lambda x: x.astype("float16"), NET.init(jax.random.key(0)))
+    far = lambda key: (TASK(key)[0], jnp.full((TASK(key)[0].shape[0], 6, 2), 400.0))
+    rule = ej.eprop(NET, ej.losses.squared_error)
+    with jax.numpy_dtype_promotion("standard"):  # optax's step length
+        t = training.trainer(rule, optax.sgd(1e-6), far)
+        state = t.init(params, jax.random.key(5))
+        run = training.fit(t, state, 2, every=1, progress=False)
+    xs, ys = far(jax.random.fold_in(state.key, 0))
+    wide = jax.tree.map(lambda x: x.astype("float64"), params)
+    grads = ej.value_and_grad(rule)(wide, xs, ys)[1]
+    norm = sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads)) ** 0.5
+    assert 256 < norm < 60_000
+    assert run.log["grad_norm"][0] == pytest.approx(norm, rel=1e-2)
+
+
 def test_a_task_that_still_wants_its_batch_is_refused():
     with pytest.raises(
         TypeError, match=r"data: got a function of \(key, batch\), wanted a sampler"

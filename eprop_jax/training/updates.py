@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eprop_jax import checks
+from eprop_jax import checks, feedback
 from eprop_jax.base import Array, LearningRule, PyTree
 from eprop_jax.finite import check_finite
 from eprop_jax.sequence import value_and_grad
+from eprop_jax.units import wide
 
 Metric = Callable[[Array, PyTree], Array]
 """(outputs [T, *batch, n_out], ys) -> []"""
@@ -54,7 +55,10 @@ def trainer(
     Args:
       rule: any learning rule.
       optimizer: any optax transformation: clipping, schedules, weight decay, masks, frozen parts.
-        The weights of random feedback, fixed by definition, are kept from it.
+        Its label and mask trees are shaped like the parameters, "feedback" included; whatever it
+        does there, random feedback weights stay (`ej.feedback.fixed`). One that takes extra
+        arguments gets `value`, the batch's loss before the update, `grad`, and `value_fn`, the
+        loss of the same batch at other parameters (for line searches).
       data: a sampler (key) -> (xs [T, *batch, n_in], ys), such as
         `functools.partial(ej.tasks.delayed_xor(), batch=64)`; or batches, a pair (xs, ys) whose
         leaves start with [N, T, *batch], of which update u takes number u mod N.
@@ -82,32 +86,34 @@ def trainer(
     """
     checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
     checks.optimizer("optimizer", optimizer)
+    optimizer = feedback.fixed(optimizer, rule)
     gradient = value_and_grad(rule, chunk=chunk, has_aux=True)
     metrics = metric_functions(metrics)
     draw = sampler(data)
 
     def init(params: PyTree, key: Array) -> TrainState:
-        own, _ = _parts(rule, params)
+        checks.instance("params", params, Mapping, "the dict that net.init gives")
         key = checks.key("key", key)
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         key = key if typed else jax.random.wrap_key_data(key)
-        return TrainState(params, optimizer.init(own), key, jnp.int32(0))
+        return TrainState(params, optimizer.init(params), key, jnp.int32(0))
 
     def update(state: TrainState, _):
         params, opt_state, key, step = state
         xs, ys = draw(key, step)
         (loss, aux), grads = gradient(params, xs, ys)
-        own, fixed = _parts(rule, params)
-        grads = {name: grads[name] for name in own}
-        changes, opt_state = optimizer.update(grads, opt_state, own)
-        own = dict(optax.apply_updates(own, changes))  # pyright: ignore
+        value_fn = lambda p: gradient(p, xs, ys)[0][0]
+        changes, opt_state = optimizer.update(
+            grads, opt_state, params, value=loss, grad=grads, value_fn=value_fn
+        )
+        params = optax.apply_updates(params, changes)
         log = {
             "loss": loss,
             "rate": jnp.mean(aux.activity),
-            "grad_norm": jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))),
+            "grad_norm": jnp.sqrt(sum(jnp.sum(wide(g) ** 2) for g in jax.tree.leaves(grads))),
             **{name: metric(aux.outputs, ys) for name, metric in metrics.items()},
         }
-        return TrainState({**own, **fixed}, opt_state, key, step + 1), log
+        return TrainState(params, opt_state, key, step + 1), log
 
     @functools.partial(jax.jit, static_argnames="updates")
     def _run(state, updates):
@@ -172,16 +178,6 @@ def train(
 def metric_functions(metrics: Any) -> dict[str, Metric]:
     given = checks.mapping("metrics", metrics or {})
     return {name: checks.is_callable(f"metrics[{name!r}]", f) for name, f in given.items()}
-
-
-def _parts(rule: LearningRule, params: PyTree) -> tuple[dict, dict]:
-    """What the optimiser sees, and the weights of random feedback."""
-    checks.instance("params", params, Mapping, "the dict that net.init gives")
-    fixed = ("feedback",) if rule.spec is not None and rule.spec.feedback == "random" else ()
-    return (
-        {k: v for k, v in params.items() if k not in fixed},
-        {k: v for k, v in params.items() if k in fixed},
-    )
 
 
 def _pair(drawn: Any) -> Any:

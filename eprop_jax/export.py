@@ -1,0 +1,81 @@
+"""Compiled programs as files (`jax.export`): the library's own types are known to it.
+
+    exported = jax.export.export(jax.jit(rule.step))(params, carry, xs, ys)
+    blob = exported.serialize()                       # bytes, for another process or machine
+    carry, out = jax.export.deserialize(blob).call(params, carry, xs, ys)
+
+JAX writes the trees that go in and come out by the names of their types, and refuses a NamedTuple
+that nobody has registered. The carry, the outputs and the states of the library's cells are
+registered when it is imported; those of an optimiser (optax registers none) or of a neuron of your
+own by `register`, in the process that writes and in the one that reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import jax
+from jax import export
+
+from eprop_jax import base, compare, online, sequence
+from eprop_jax.base import PyTree
+from eprop_jax.cells import gated, rate, spiking
+from eprop_jax.training import updates
+
+__all__ = ["register"]
+
+TYPES = (
+    base.State,
+    base.Gamma,
+    base.Carry,
+    base.StepOutput,
+    sequence.Aux,
+    online.OnlineState,
+    updates.TrainState,
+    compare.Fidelity,
+    compare.Comparison,
+    spiking.SpikingState,
+    gated.LSTMState,
+    rate.ComplexState,
+)
+
+
+def register(tree: PyTree) -> PyTree:
+    """Make `jax.export` know every NamedTuple in a tree, by its module's name and its own.
+
+    Args:
+      tree: what goes into or comes out of the program, or its shapes (`jax.eval_shape`): an
+        optimiser's state, an `OnlineState`, a carry whose cell has a state of your own. What is
+        registered already, by whomever, stays as it is.
+
+    Returns:
+      The tree.
+
+    >>> import jax, jax.numpy as jnp, optax, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.lif(3, 5), ej.readouts.leaky(5, 2))
+    >>> learner = ej.online(ej.eprop(net, ej.losses.squared_error), optax.sgd(1e-2))
+    >>> state = ej.export.register(learner.init(net.init(jax.random.key(0))))  # optax's states too
+    >>> xs, ys = jnp.ones((6, 3)), jnp.ones((6, 2))
+    >>> exported = jax.export.export(jax.jit(learner.step))(state, xs, ys)
+    >>> type(exported.serialize()).__name__
+    'bytearray'
+    """
+    jax.tree.leaves(tree, is_leaf=_register_node)
+    return tree
+
+
+def _register_node(node) -> bool:
+    """Called on every node of a tree; none is made a leaf."""
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        _register(type(node))
+    return False
+
+
+def _register(kind: type) -> None:
+    with contextlib.suppress(ValueError):  # known already, or this module is loaded again
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        export.register_namedtuple_serialization(kind, serialized_name=name)
+
+
+for kind in TYPES:
+    _register(kind)
