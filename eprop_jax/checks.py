@@ -250,6 +250,7 @@ def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, r
         raise TypeError(
             "params: got a tree of other nodes than plain dicts, wanted net.init's dicts"
         )
+    placed("params", params)
     dtypes = {str(dtype_of(leaf)) for leaf in got.values()}
     if len(dtypes) > 1:
         raise TypeError(f"params: got the dtypes {sorted(dtypes)}, wanted one dtype for all leaves")
@@ -266,6 +267,28 @@ def _plain_dicts(name: str, tree) -> None:
         )
     for key, value in tree.items():
         _plain_dicts(f"{name}[{key!r}]", value)
+
+
+def placed(name: str, tree) -> None:
+    """Arrays that are split over mesh axes of the explicit kind, whose every operation asks where
+    its result is to lie, are refused; so are those whose types say over which axes of a `shard_map`
+    they vary, since the scans start from zeros that vary over none."""
+    for path, x in by_path(tree).items():
+        aval = getattr(x, "aval", None)
+        manual = getattr(getattr(aval, "manual_axis_type", None), "varying", ())
+        varies = sorted(map(str, getattr(aval, "vma", manual)))
+        if varies:
+            raise ValueError(
+                f"{name}{path}: varies over the axes {varies} of a jax.shard_map that checks this, "
+                "wanted jax.shard_map(…, check_vma=False), or ej.sharding.parallel"
+            )
+        spec = getattr(getattr(aval, "sharding", None), "spec", ())
+        if any(axis is not None for axis in spec):
+            raise ValueError(
+                f"{name}{path}: is split over mesh axes of the explicit kind, {tuple(spec)}, wanted "
+                "the automatic kind: place it on ej.sharding.mesh(…), or on "
+                "jax.sharding.Mesh(mesh.devices, mesh.axis_names)"
+            )
 
 
 def batch(value) -> tuple[int, ...]:
@@ -305,6 +328,7 @@ def inputs(xs, n_in: int, mask=None) -> tuple[int, ...]:
         dtype, jnp.complexfloating
     ):
         raise TypeError(f"xs: got dtype {dtype}, wanted real numbers")
+    placed("xs", xs)
     lead = xs.shape[:-1]
     if mask is not None:
         steps_that_count(mask, lead)
@@ -314,6 +338,7 @@ def inputs(xs, n_in: int, mask=None) -> tuple[int, ...]:
 def sequence(xs, ys, n_in: int, mask=None) -> tuple[int, ...]:
     """xs [T, *batch, n_in], every leaf of ys [T, *batch, ...] and mask [T, *batch] -> batch shape."""
     inputs(xs, n_in, mask)
+    placed("ys", ys)
     lead = xs.shape[:-1]
     leaves = by_path(ys)
     if not leaves:

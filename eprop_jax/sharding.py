@@ -75,8 +75,9 @@ def parallel(
 
     Args:
       rule: one of the library's rules.
-      mesh: a `jax.sharding.Mesh`, of the devices of one process or (`jax.distributed`) of many, with
-        axes of the automatic kind (`ej.sharding.mesh`).
+      mesh: a `jax.sharding.Mesh`, of the devices of one process or (`jax.distributed`) of many. Of
+        one whose axes are of the explicit kind (as `jax.make_mesh` gives) the devices are taken,
+        with axes of the automatic kind, as `ej.sharding.mesh` gives: results lie there.
       batch: the mesh axis over which the first batch axis is split.
       units: the mesh axis over which postsynaptic units are split. E-prop and BPTT, and every
         rule's whole sequence, run as written above; `step` of RTRL and of m-order e-prop is left
@@ -89,9 +90,10 @@ def parallel(
       `units`.
 
     Raises:
-      TypeError, ValueError: for no rule of the library, for an axis that the mesh does not have or
-        that is of the explicit kind, or a number of units (when called: of examples) that the
-        axis does not divide.
+      TypeError, ValueError: for no rule of the library, for an axis that the mesh does not have, or
+        a number of units (when called: of examples) that the axis does not divide. When called,
+        for arrays that are split over axes of the explicit kind, or where `jax.set_mesh` has set
+        a mesh of such axes.
 
     >>> import jax, jax.numpy as jnp, eprop_jax as ej
     >>> net = ej.Network(ej.cells.lif(3, 4), ej.readouts.leaky(4, 2))
@@ -106,7 +108,7 @@ def parallel(
     {'bias': (2,), 'w_out': (4, 2)}
     """
     spec = rules.of_library("rule", rule)
-    _refuse_mesh(mesh, batch=batch, units=units)
+    mesh = _automatic(mesh, batch=batch, units=units)
     if batch is None and units is None:
         raise ValueError(
             "batch, units: got neither, wanted the name of a mesh axis for one or both"
@@ -147,6 +149,7 @@ def parallel(
         return put(carry, c), out._replace(grads=put(out.grads, p))
 
     def init(params, batch_shape=()) -> Carry:
+        _refuse_context()
         batch_shape = checks.batch(batch_shape)
         _divides_batch(mesh, batch, batch_shape, "batch_shape")
         if batch_shape not in known:  # one jitted function a batch, so that it compiles once
@@ -157,6 +160,7 @@ def parallel(
 
     @jax.jit
     def step(params, carry, xs, ys):
+        _refuse_context()
         jax.eval_shape(rule.step, params, carry, xs, ys)  # refuses what does not fit
         _divides_batch(mesh, batch, xs.shape[1:-1], "xs")
         if not by_unit:
@@ -165,6 +169,7 @@ def parallel(
 
     @jax.jit
     def whole(params, xs, ys):
+        _refuse_context()
         jax.eval_shape(rule.whole or rule.step, params, xs, ys)
         _divides_batch(mesh, batch, xs.shape[1:-1], "xs")
         carry = Carry(rules.init_state(net, params, xs.shape[1:-1]))
@@ -194,7 +199,7 @@ def shardings(params: PyTree, mesh: Mesh, *, units: str | None = None) -> PyTree
     >>> tuple(where["cell"]["w_rec"].spec), tuple(where["readout"]["w_out"].spec)
     ((None, 'units'), ('units', None))
     """
-    _refuse_mesh(mesh, units=units)
+    mesh = _automatic(mesh, units=units)
     if not isinstance(params, dict) or not {"cell", "readout"} <= set(params):
         raise TypeError(f"params: got {type(params).__name__}, wanted the dict that net.init gives")
     return _named(mesh, _params(params, units))
@@ -216,7 +221,7 @@ def replicated(tree: PyTree, mesh: Mesh) -> PyTree:
     >>> ej.sharding.replicated({"w": jnp.ones(2)}, mesh)["w"].is_fully_replicated
     True
     """
-    _refuse_mesh(mesh)
+    mesh = _automatic(mesh)
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
@@ -254,7 +259,8 @@ def _params(params: PyTree, units: str | None) -> PyTree:
     def place(path, x):
         if path[0].key == "cell":
             return _spec(x.ndim, None, units)
-        from_units = path[0].key == "feedback" or path[-1].key == "w_out"
+        # A read-out's θ may bear any name, w_out too.
+        from_units = path[0].key == "feedback" or path[1].key == "w_out"
         return P(units, None) if from_units else P()
 
     return jax.tree_util.tree_map_with_path(place, params)
@@ -267,7 +273,7 @@ def _carry(carry: Carry, net: Network, batch: str | None, units: str | None) -> 
         return _spec(x.ndim, batch, units if x.shape[-1] == net.cell.n_units else None)
 
     def of_readout(path, x):
-        from_units = any(getattr(key, "key", None) == "w_out" for key in path)
+        from_units = path[0].key == "w_out"
         return _spec(x.ndim, batch, units if from_units else None, at=-2)
 
     each = lambda tree: jax.tree.map(by_unit, tree)
@@ -303,7 +309,8 @@ def _named(mesh: Mesh, specs: PyTree) -> PyTree:
 # -- refusals -------------------------------------------------------------------------------------
 
 
-def _refuse_mesh(mesh: Any, **axes: str | None) -> None:
+def _automatic(mesh: Any, **axes: str | None) -> Mesh:
+    """The mesh's devices, with axes of the automatic kind; refuse what is no mesh, or no axis."""
     checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh")
     for name, axis in axes.items():
         if axis is not None and axis not in mesh.axis_names:
@@ -311,10 +318,17 @@ def _refuse_mesh(mesh: Any, **axes: str | None) -> None:
     named = [axis for axis in axes.values() if axis is not None]
     if len(set(named)) < len(named):
         raise ValueError(f"{', '.join(axes)}: got {named[0]!r} for both, wanted an axis for each")
-    if any("auto" not in str(kind).lower() for kind in getattr(mesh, "axis_types", None) or ()):
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def _refuse_context() -> None:
+    """`shard_map` takes no other mesh than the one that `jax.set_mesh` has set."""
+    get = getattr(jax.sharding, "get_abstract_mesh", None)
+    kinds = getattr(get(), "axis_types", ()) if get else ()
+    if any("explicit" in str(kind).lower() for kind in kinds or ()):
         raise ValueError(
-            f"mesh: got axes of the types {mesh.axis_types}, wanted Auto for all, as in "
-            f"ej.sharding.mesh or jax.sharding.Mesh(mesh.devices, mesh.axis_names)"
+            f"mesh: jax.set_mesh has set one whose axes are of the kinds {kinds}, wanted none, or "
+            "one of the automatic kind: call this outside of it, or jax.set_mesh(ej.sharding.mesh(…))"
         )
 
 

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import eprop_jax as ej
 from benchmarks import locality
@@ -88,6 +90,14 @@ def gradients(dtype):
     return relative_error(ej.value_and_grad(rule, chunk=1)(placed, xs, ys), wanted)
 
 
+def explicit(**axes):
+    """A mesh as `jax.make_mesh` gives it, in the versions in which its axes are explicit."""
+    kinds = {}
+    if hasattr(jax.sharding, "AxisType"):
+        kinds["axis_types"] = (jax.sharding.AxisType.Explicit,) * len(axes)
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), **kinds)
+
+
 def rules():
     """{rule, axes, chunk: error} in float64, for what is split in ways of its own: values that differ
     by unit, a mask, an activity loss by unit, gates, feedback weights, trained read-out decays."""
@@ -101,6 +111,16 @@ def rules():
     spiking = ej.Network(alif, ej.readouts.leaky(n, 2))
     gated = ej.Network(ej.cells.lstm(3, n), ej.readouts.leaky(n, 2, trainable=("tau",)))
     plain = ej.Network(ej.cells.leaky_rnn(3, n, decay=0.6), ej.readouts.leaky(n, 2))
+    named = ej.Network(  # values named like the lines
+        ej.cells.custom(
+            3, n, lambda theta, c, a: theta["w_rec"] * c + a + theta["w_out"],
+            lambda theta, c: jnp.tanh(c), 0.0, theta={"w_rec": 0.5, "w_out": target},
+        ),
+        ej.readouts.custom(
+            n, 2, lambda phi, y, a: phi["w_out"] * y + phi["feedback"] * a,
+            theta={"w_out": 0.5, "feedback": 1.0},
+        ),
+    )  # fmt: skip
     quiet = {"activity_loss": ej.losses.firing_rate(target, 3.0)}
     units, both, batch = (
         {"units": "units"},
@@ -115,8 +135,9 @@ def rules():
         ("order 2", ej.m_order_eprop(plain, LOSS, order=2), both, (1,)),
         ("RTRL", ej.rtrl(plain, LOSS), units, (1,)),
         ("RTRL", ej.rtrl(plain, LOSS), batch, (1,)),
+        ("e-prop, names of lines", ej.eprop(named, LOSS, feedback="random"), both, (1, None)),
     ]
-    mesh, found = ej.sharding.mesh(batch=2, units=4), {}
+    mesh, found = explicit(batch=2, units=4), {}
     xs, ys = (jax.random.normal(jax.random.key(1), (5, 4, k)) for k in (3, 2))
     for name, rule, axes, chunks in cases:
         net = rule.spec.network
@@ -157,9 +178,35 @@ def refused():
         "wrong inputs": lambda: ej.value_and_grad(over)(params, xs[..., :2], ys),
         "no params": lambda: ej.sharding.shardings([1], mesh, units="units"),
     }
-    if hasattr(jax.sharding, "AxisType"):
-        explicit = jax.make_mesh((8,), ("units",), axis_types=(jax.sharding.AxisType.Explicit,))
-        tries["explicit"] = lambda: ej.sharding.parallel(rule, explicit, units="units")
+    if hasattr(jax, "set_mesh"):
+        other = explicit(batch=2, units=4)
+        at = lambda x, *spec: jax.device_put(x, NamedSharding(other, P(*spec)))
+        f = ej.value_and_grad(rule, chunk=1)
+        wide = jnp.ones((2, 8, 3)), jnp.ones((2, 8, 2))
+        split = {**params, "readout": at(params["readout"])}
+        split["readout"]["w_out"] = at(params["readout"]["w_out"], "batch")
+
+        def set_around():
+            with jax.set_mesh(other):
+                return over.step(params, over.init(params, (8,)), *wide)
+
+        # fmt: off
+        tries |= {
+            "explicit xs": lambda: f(params, at(xs, None, "batch"), ys),
+            "explicit ys": lambda: f(params, xs, at(ys, None, "batch")),
+            "explicit params": lambda: f(split, xs, ys),
+            "explicit xs, parallel": lambda: ej.value_and_grad(over)(
+                params, at(wide[0], None, "batch"), wide[1]
+            ),
+            "explicit mesh set": set_around,
+            "a checked shard_map": lambda: jax.jit(
+                jax.shard_map(
+                    lambda x, y: jax.lax.pmean(f(params, x, y), "batch"),
+                    mesh=mesh, in_specs=P(None, "batch"), out_specs=P(),
+                )
+            )(*wide),
+        }
+        # fmt: on
     said = {}
     for name, attempt in tries.items():
         try:

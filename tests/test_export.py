@@ -52,7 +52,7 @@ def test_a_state_of_ones_own_is_registered_by_one_call():
     rule, params = ej.eprop(net, ej.losses.squared_error), net.init(jax.random.key(0))
     carry = rule.init(params)
     program = rule.step, (params, carry, jnp.ones((2, 3)), jnp.ones((2, 2)))
-    with pytest.raises(ValueError, match="unregistered type .*Own"):
+    with pytest.raises(ValueError, match=r"unregistered type .*Own"):
         serialized(*program)
     assert ej.export.register(carry) is carry
     blob = serialized(*program)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -119,7 +120,7 @@ def test_gradients_over_8_devices_are_those_of_one(checks):
 
 
 def test_every_rule_over_every_kind_of_mesh(checks):
-    assert len(checks()["rules"]) == 8
+    assert len(checks()["rules"]) == 10
     assert max(checks()["rules"].values()) < 1e-12, checks()["rules"]
 
 
@@ -141,6 +142,22 @@ def test_every_rule_over_every_kind_of_mesh(checks):
     }.items(),
 )
 def test_refusals(checks, misuse, says):
+    assert re.search(says, checks()["refused"][misuse])
+
+
+@pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="this JAX has no such types")
+@pytest.mark.parametrize(
+    "misuse, says",
+    {
+        "explicit xs": r"ValueError: xs: is split over mesh axes of the explicit kind, \(None, 'batch'",
+        "explicit ys": "ValueError: ys: is split over mesh axes of the explicit kind",
+        "explicit params": r"ValueError: params\['readout'\]\['w_out'\]: is split over mesh axes",
+        "explicit xs, parallel": "ValueError: xs: is split over .* wanted the automatic kind",
+        "explicit mesh set": "ValueError: mesh: jax.set_mesh has set one whose axes are of the kinds",
+        "a checked shard_map": r"ValueError: xs: varies over the axes \['batch'\] .*check_vma=False",
+    }.items(),
+)
+def test_arrays_whose_types_say_where_they_lie_are_refused_by_name(checks, misuse, says):
     assert re.search(says, checks()["refused"][misuse])
 
 

@@ -186,7 +186,7 @@ def test_optimisers_with_extra_arguments(name):
         return optax.apply_updates(params, changes), opt_state
 
     with jax.numpy_dtype_promotion("standard"):  # optax needs it
-        state, log = ej.train(rule, optimizer, params, TASK, 4, key=key)
+        state, _ = ej.train(rule, optimizer, params, TASK, 4, key=key)
         p, opt_state = params, optimizer.init(params)
         for u in range(4):
             p, opt_state = jax.jit(update)(p, opt_state, *TASK(jax.random.fold_in(key, u)))
