@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from eprop_jax import checks
-from eprop_jax.base import Array, LearningRule, PyTree, StepOutput
+from eprop_jax.base import Array, Carry, LearningRule, PyTree, StepOutput
 
 
 class Told(NamedTuple):
@@ -46,48 +46,82 @@ def by_rule(program: Program) -> Callable[..., Told]:
 
     Raises:
       TypeError: when differentiated by xs where the rule has no gradient to them, by constants, by
-        what is carried alone, or in reverse where `rest` is differentiated (forward, its tangents
-        are NaN).
+        what is carried alone, by a value that the rule was made with (a time constant, a learning
+        rate), or in reverse where `rest` is differentiated (forward, its tangents are NaN).
     """
 
-    def made(gives_inputs: bool):
-        """given -> (Told, ∂L/∂xs or None)."""
+    def without_inputs(*given):
+        return program(*given)[0], None
 
-        def run(*given):
-            out, dL_dxs = program(*given)
-            if gives_inputs and dL_dxs is None:
-                raise TypeError(NO_INPUTS)
-            return out, dL_dxs() if gives_inputs else None
+    def with_inputs(*given):
+        out, dL_dxs = program(*given)
+        return out, None if dL_dxs is None else dL_dxs()
 
-        told = jax.custom_jvp(run)
+    def call(*given):
+        run, made_with = _pure(without_inputs, given)
+        later = lambda: _differentiable(*_bound(*_pure(with_inputs, given)), True)
+        if any(isinstance(x, jax.core.Tracer) for x in made_with):
+            # Such a value lives no longer than this call: what may need it later is traced now.
+            run, made_with = _pure(with_inputs, given)
+            later = lambda: _differentiable(run, None, True)
+        return _differentiable(run, later, False)(made_with, *given)[0]
 
-        @functools.partial(told.defjvp, symbolic_zeros=True)
-        def _(given, dots):
-            params_dot, xs_dot, ys_dot, constants_dot, carried_dot = dots
-            own = any_moving((params_dot, xs_dot, ys_dot))
-            if any_moving(constants_dot) or (any_moving(carried_dot) and not own):
-                raise TypeError(IN_CARRY)
-            # The loss by the rule; the gradient as the program that it is. That is made a checkpoint,
-            # so that nothing is kept, or even computed, for a derivative that nobody asks for.
-            out, dL_dxs = (with_inputs if any_moving(xs_dot) else told)(*given)
-            loss_dot = inner(out.grads, params_dot, out.loss)
-            if any_moving(xs_dot):
-                loss_dot += inner(dL_dxs, xs_dot, out.loss)
-            if any_moving(ys_dot):
-                params, xs, ys, *others = given
-                of_targets = lambda moved: (
-                    program(params, xs, put(ys, ys_dot, moved), *others)[0].loss
-                )
-                loss_dot += jax.jvp(of_targets, *moving(ys, ys_dot))[1]
-            of_moving = jax.checkpoint(lambda moved: run(*put(given, dots, moved)))
-            out_dot, dL_dxs_dot = jax.jvp(of_moving, *moving(given, dots))[1]
-            out_dot = Told(loss_dot, out_dot.grads, jax.tree.map(refused, out_dot.rest))
-            return (out, dL_dxs if gives_inputs else None), (out_dot, dL_dxs_dot)
+    return call
 
-        return told
 
-    plain, with_inputs = made(False), made(True)
-    return lambda *given: plain(*given)[0]
+def _differentiable(run: Callable, with_inputs: Callable | None, gives_inputs: bool) -> Callable:
+    """(made_with, *given) -> (Told, ∂L/∂xs or None), of the program `run` with these results.
+    `with_inputs()`: the same function, with ∂L/∂xs."""
+
+    def chosen(*given):
+        out, dL_dxs = run(*given)
+        return out, dL_dxs if gives_inputs else None
+
+    told = jax.custom_jvp(chosen)
+
+    @functools.partial(told.defjvp, symbolic_zeros=True)
+    def _(given, dots):
+        made_with_dot, params_dot, xs_dot, ys_dot, constants_dot, carried_dot = dots
+        own = any_moving((params_dot, xs_dot, ys_dot))
+        if any_moving(made_with_dot):
+            raise TypeError(MADE_WITH)
+        if any_moving(constants_dot) or (any_moving(carried_dot) and not own):
+            raise TypeError(IN_CARRY)
+        by_xs = any_moving(xs_dot)
+        out, dL_dxs = (with_inputs() if by_xs and with_inputs else told)(*given)
+        if by_xs and dL_dxs is None:
+            raise TypeError(NO_INPUTS)
+        loss_dot = inner(out.grads, params_dot, out.loss)
+        if by_xs:
+            loss_dot += inner(dL_dxs, xs_dot, out.loss)
+        if any_moving(ys_dot):
+            made_with, params, xs, ys, *others = given
+            put_ys = lambda moved: (made_with, params, xs, put(ys, ys_dot, moved), *others)
+            loss_dot += jax.jvp(lambda moved: run(*put_ys(moved))[0].loss, *moving(ys, ys_dot))[1]
+        # The gradient is differentiated as the program that it is. That is made a checkpoint, so
+        # that nothing is kept, or even computed, for a derivative that nobody asks for.
+        of_moving = jax.checkpoint(lambda moved: chosen(*put(given, dots, moved)))
+        out_dot, dL_dxs_dot = jax.jvp(of_moving, *moving(given, dots))[1]
+        out_dot = Told(loss_dot, out_dot.grads, jax.tree.map(refused, out_dot.rest))
+        return (out, dL_dxs if gives_inputs else None), (out_dot, dL_dxs_dot)
+
+    return told
+
+
+def _pure(function: Callable, given: tuple) -> tuple[Callable, list]:
+    """The function of (what it closes over, *given), and what it closes over: a `custom_jvp` must not
+    close over values that are traced outside of it."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*given)
+
+    def pure(made_with, *given):
+        run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, made_with))
+        return jax.tree.structure(shape).unflatten(run(*jax.tree.leaves(given)))
+
+    return pure, list(closed.consts)
+
+
+def _bound(pure: Callable, made_with: list) -> tuple[Callable, None]:
+    return lambda _, *given: pure(made_with, *given), None
 
 
 # -- what moves -----------------------------------------------------------------------------------
@@ -137,6 +171,11 @@ NO_INPUTS = (
     "xs: got inputs by which the loss is being differentiated, wanted constants: this rule has no "
     "gradient to its inputs"
 )
+MADE_WITH = (
+    "a value that the rule was made with (a time constant, a strength, a learning rate): got one by which "
+    "the loss is being differentiated, wanted a constant: a rule has gradients to params, xs and ys (a "
+    "derivative through training itself is ej.train's)"
+)
 IN_CARRY = (
     "carry: got one by which the loss is being differentiated, wanted a constant: a rule has gradients to "
     "params, xs and ys"
@@ -175,8 +214,7 @@ def step_by_rule(program: Callable, check: Callable) -> Callable:
 
     def of(params, xs, ys, constants, carried):
         c, mask = constants
-        carry = carried._replace(state=carried.state._replace(c=c))
-        carry, out, dL_dxs = program(params, carry, xs, ys, mask)
+        carry, out, dL_dxs = program(params, with_state(carried, c), xs, ys, mask)
         rest = carry, out.outputs, out.activity, out.losses
         return Told(out.loss, out.grads, rest), dL_dxs
 
@@ -185,13 +223,9 @@ def step_by_rule(program: Callable, check: Callable) -> Callable:
     @jax.jit
     def compiled(params, carry, xs, ys, mask):
         check(params, carry, xs, ys, mask)
-        carried = carry._replace(state=carry.state._replace(c=()))
-        out = told(params, xs, ys, (carry.state.c, mask), carried)
-        carry, *outputs = out.rest
-        # A later step's derivative by c would be one by what came before this step: there is none.
-        c = jax.tree.map(jax.lax.stop_gradient, carry.state.c)
-        carry = carry._replace(state=carry.state._replace(c=c))
-        return carry, StepOutput(out.loss, out.grads, *outputs)
+        carried, c = without_state(carry)
+        loss, grads, (carry, *outputs) = told(params, xs, ys, (c, mask), carried)
+        return held(carry), StepOutput(loss, grads, *outputs)
 
     call = checks.explained(compiled, check)
 
@@ -227,19 +261,41 @@ def whole_by_rule(program: Callable, check: Callable) -> Callable:
     return whole
 
 
+def without_state(carry: Any) -> tuple[Any, PyTree]:
+    """What is carried from step to step, and apart from it the units' own state c: by that no derivative
+    may come, as it might if somebody trained it. All of a carry that is not the library's."""
+    if not isinstance(carry, Carry):
+        return (), carry
+    return carry._replace(state=carry.state._replace(c=())), carry.state.c
+
+
+def with_state(carried: Any, c: PyTree) -> Any:
+    return carried._replace(state=carried.state._replace(c=c)) if isinstance(carried, Carry) else c
+
+
+def held(carry: Any) -> Any:
+    """The carry as the next step takes it: by c no derivative leaves, either."""
+    carried, c = without_state(carry)
+    return with_state(carried, jax.tree.map(jax.lax.stop_gradient, c))
+
+
 def programs(rule: LearningRule) -> tuple[Callable, Callable, Callable | None]:
     """A rule's init, step and whole as plain programs; of a rule of your own, the functions that it has,
     without a gradient to inputs."""
-    with_mask = lambda mask: {} if mask is None else {"mask": mask}
 
     def step(params, carry, xs, ys, mask):
-        return *rule.step(params, carry, xs, ys, **with_mask(mask)), None
+        return *rule.step(params, carry, xs, ys, **given(mask)), None
 
     def whole(params, xs, ys, mask, window=None):
-        return rule.whole(params, xs, ys, **with_mask(mask)), None
+        return rule.whole(params, xs, ys, **given(mask)), None
 
     return (
         rule.init,
         getattr(rule.step, "program", step),
         getattr(rule.whole, "program", whole) if rule.whole is not None else None,
     )
+
+
+def given(mask: Any) -> dict[str, Any]:
+    """The mask as an argument, for a rule of your own that may not take one."""
+    return {} if mask is None else {"mask": mask}

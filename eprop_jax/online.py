@@ -8,6 +8,7 @@ C^t is another algorithm, since the traces then hold derivatives taken at older 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eprop_jax import checks, feedback
+from eprop_jax import checks, derivative, feedback
 from eprop_jax.base import Array, Carry, LearningRule, PyTree, StepOutput
 from eprop_jax.sequence import scan_parts
 from eprop_jax.units import compute_dtype, wide
@@ -30,7 +31,8 @@ class OnlineState(NamedTuple):
 
 
 class OnlineLearner(NamedTuple):
-    """`init(params, batch_shape) -> OnlineState`; `step(state, xs, ys) -> (state, StepOutput)`."""
+    """`init(params, batch_shape) -> OnlineState`; `step(state, xs, ys, *, mask=None) -> (state,
+    StepOutput)`."""
 
     init: Callable[..., OnlineState]
     step: Callable[..., tuple[OnlineState, StepOutput]]
@@ -50,9 +52,10 @@ def online(
         is a shorter part of its own.
 
     Returns:
-      An `OnlineLearner`. Its `step` takes xs [K, *batch, n_in] and ys [K, *batch, ...]. The
-      StepOutput's loss is the sum over the K steps, its grads the sum of what was applied, both
-      formed in float32 at least.
+      An `OnlineLearner`. Its `step` takes xs [K, *batch, n_in], ys [K, *batch, ...] and mask
+      [K, *batch], the steps that count. The StepOutput's loss is the sum over the K steps, its
+      grads the sum of what was applied, both formed in float32 at least. The loss differentiates
+      by the rule: to params by those grads, to xs within each part.
 
     Raises:
       TypeError, ValueError: for every < 1, or what is no rule or no optimiser; when called, for
@@ -75,32 +78,55 @@ def online(
         carry = rule.init(params, batch_shape)  # refuses wrong parameters
         return OnlineState(params, optimizer.init(params), carry)
 
-    @jax.jit
-    def _step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:
-        # Parts add up in the compute dtype, also where the parameters are narrower.
-        as_params = lambda tree: jax.tree.map(lambda x, p: x.astype(p.dtype), tree, state.params)
+    _, of_rule, _ = derivative.programs(rule)
 
-        def update(total, part):
+    def program(params, xs, ys, constants, carried):
+        """All parts: what is summed over them, and () -> ∂L/∂xs, each part's own."""
+        opt_state, c, mask = constants
+        begin = OnlineState(params, opt_state, derivative.with_state(carried, c))
+        # Parts add up in the compute dtype, also where the parameters are narrower.
+        as_params = lambda tree: jax.tree.map(lambda x, p: x.astype(p.dtype), tree, params)
+
+        def update(by_xs, total, part):
             (params, opt_state, before), loss, summed = total
-            carry, out = rule.step(jax.tree.map(wide, params), before, *part)
+            carry, out, dL_dxs = of_rule(jax.tree.map(wide, params), before, *part)
             grads, summed = as_params(out.grads), jax.tree.map(jnp.add, summed, out.grads)
-            value_fn = lambda p: rule.step(p, before, *part)[1].loss
+            xs, ys, mask = part
+            value_fn = lambda p: rule.step(p, before, xs, ys, **derivative.given(mask))[1].loss
             changes, opt_state = optimizer.update(
                 grads, opt_state, params, value=out.loss, grad=grads, value_fn=value_fn
             )
             after = OnlineState(optax.apply_updates(params, changes), opt_state, carry)
-            return (after, loss + out.loss, summed), (out.outputs, out.activity, out.losses)
+            outputs = (out.outputs, out.activity, out.losses)
+            return (after, loss + out.loss, summed), dL_dxs() if by_xs else outputs
 
-        zero = jax.tree.map(lambda p: jnp.zeros_like(wide(p)), state.params)
-        total = (state, jnp.zeros((), compute_dtype(state.params)), zero)
-        (last, loss, summed), outputs = scan_parts(update, total, (xs, ys), every)
-        return last, StepOutput(loss, as_params(summed), *outputs)
+        zero = jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
+        total = (begin, jnp.zeros((), compute_dtype(params)), zero)
+        over = lambda by_xs: scan_parts(
+            functools.partial(update, by_xs), total, (xs, ys, mask), every
+        )
+        (last, loss, summed), outputs = over(False)
+        return derivative.Told(loss, as_params(summed), (last, outputs)), lambda: over(True)[1]
 
-    def step(state: OnlineState, xs: Array, ys: Any) -> tuple[OnlineState, StepOutput]:
+    told = derivative.by_rule(program)
+
+    def check(state, xs, ys, mask=None):
         checks.instance("state", state, OnlineState, "what this learner's init gave")
-        if rule.spec is not None:  # refuse before tracing
-            batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in)
+        if rule.spec is not None:
+            batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in, mask)
             checks.carry(state.carry, batch, rule.spec.network.readout.n_out, None, xs.shape[0])
-        return _step(state, xs, ys)
+
+    @jax.jit
+    def _step(state, xs, ys, mask):
+        check(state, xs, ys, mask)
+        params, opt_state, carry = state
+        carried, c = derivative.without_state(carry)
+        loss, grads, (last, outputs) = told(params, xs, ys, (opt_state, c, mask), carried)
+        return last._replace(carry=derivative.held(last.carry)), StepOutput(loss, grads, *outputs)
+
+    call = checks.explained(_step, check)
+
+    def step(state: OnlineState, xs: Array, ys: Any, *, mask: Any = None):
+        return call(state, xs, ys, mask)
 
     return OnlineLearner(init, step)

@@ -268,11 +268,11 @@ def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array 
     wires, (K, B) = spec.network.cell.wires, h.shape[:2]
     size = K if data.window is None else min(data.window, K)
     at = jnp.arange(K) // size
-    counts = jnp.ones((K, B), h.dtype) if data.mask is None else data.mask.astype(h.dtype)
+    counts = only(data.mask, jnp.ones((K, B), h.dtype))
     total = lambda x: jax.ops.segment_sum(x, at, -(-K // size)) if size < K else x.sum(0)[None]
     number = total(counts)  # [windows, B]
     share = 1 / jnp.maximum(number, 1)
-    f = wires.gather(total(counts[..., None] * h) * share[..., None])
+    f = wires.gather(total(only(data.mask, h)) * share[..., None])
     of_rates = _scalar("activity_loss", spec.activity_loss, h.dtype)
     losses, dL_df = jax.vmap(jax.vmap(jax.value_and_grad(of_rates)))(f)
     there = number > 0

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from eprop_jax import checks, rules
+from eprop_jax import checks, derivative, rules
 from eprop_jax.base import Carry, Gamma, LearningRule, Network, PyTree, State, StepOutput, Wires
 
 shard_map: Any = getattr(jax, "shard_map", None)
@@ -117,36 +117,43 @@ def parallel(
     _divides(mesh, "units", units, net.cell.n_units, "the network's n_units")
     by_unit = units is None or spec.order == 1 or spec.name == "BPTT"
 
-    def own(params, carry, xs, ys, keep):
+    def own(params, carry, xs, ys, mask, keep, by_xs, window=None):
         """On one device: its own units and examples."""
         here = spec._replace(network=net if units is None else _own_units(net, mesh, units))
-        carry, out = rules.advance(here, params, carry, xs, ys, keep)
+        carry, out, dL_dxs = rules.advance(here, params, carry, xs, ys, mask, keep, window)
+        dL_dxs = dL_dxs() if by_xs else None
         if batch is not None:
             loss, grads = jax.lax.pmean((out.loss, out.grads), batch)
             out = out._replace(loss=loss, grads=grads)
-        return carry, out
+            dL_dxs = None if dL_dxs is None else dL_dxs / mesh.shape[batch]
+        return carry, out, dL_dxs
 
-    def local(params, carry, xs, ys, keep):
-        """`own` on every device."""
+    def local(params, carry, xs, ys, mask, keep, window=None):
+        """`own` on every device: (carry, StepOutput, () -> ∂L/∂xs)."""
         p, c, b = _params(params, units), _carry(carry, net, batch, units), P(None, batch)
         h = P(None, *_spec(xs.ndim - 1, batch, units))
         specs: tuple[Any, ...] = P(), p, b, h, b
-        over = shard_map(
-            functools.partial(own, keep=keep),
-            mesh=mesh,
-            in_specs=(p, c, b, b),
-            out_specs=(c, StepOutput(*specs)),
-            **UNCHECKED,
-        )
-        return over(params, carry, xs, ys)
 
-    def partitioned(params, carry, xs, ys):
+        def over(by_xs):
+            return shard_map(
+                functools.partial(own, keep=keep, by_xs=by_xs, window=window),
+                mesh=mesh,
+                in_specs=(p, c, b, b, b),
+                out_specs=(c, StepOutput(*specs), b),
+                **UNCHECKED,
+            )(params, carry, xs, ys, mask)
+
+        carry_K, out, _ = over(False)
+        return carry_K, out, lambda: over(True)[2]
+
+    def partitioned(params, carry, xs, ys, mask):
         """What stands where, before and after; the rest is XLA's."""
         put = lambda tree, specs: jax.lax.with_sharding_constraint(tree, _named(mesh, specs))
         p, c, b = _params(params, units), _carry(carry, net, batch, units), P(None, batch)
-        ys = jax.tree.map(lambda y: put(y, b), ys)
-        carry, out = rule.step(put(params, p), put(carry, c), put(xs, b), ys)
-        return put(carry, c), out._replace(grads=put(out.grads, p))
+        ys, mask = jax.tree.map(lambda y: put(y, b), (ys, mask))
+        _, of_rule, _ = derivative.programs(rule)
+        carry, out, dL_dxs = of_rule(put(params, p), put(carry, c), put(xs, b), ys, mask)
+        return put(carry, c), out._replace(grads=put(out.grads, p)), dL_dxs
 
     def init(params, batch_shape=()) -> Carry:
         _refuse_context()
@@ -158,24 +165,31 @@ def parallel(
             known[batch_shape] = jax.jit(lambda p: rule.init(p, batch_shape), out_shardings=placed)
         return known[batch_shape](params)
 
-    @jax.jit
-    def step(params, carry, xs, ys):
+    def check_step(params, carry, xs, ys, mask=None):
         _refuse_context()
-        jax.eval_shape(rule.step, params, carry, xs, ys)  # refuses what does not fit
+        jax.eval_shape(lambda *given: rule.step(*given, mask=mask), params, carry, xs, ys)
         _divides_batch(mesh, batch, xs.shape[1:-1], "xs")
+
+    def check_whole(params, xs, ys, mask=None):
+        _refuse_context()
+        jax.eval_shape(lambda *given: rule.whole(*given, mask=mask), params, xs, ys)
+        _divides_batch(mesh, batch, xs.shape[1:-1], "xs")
+
+    def step(params, carry, xs, ys, mask=None):
         if not by_unit:
-            return partitioned(params, carry, xs, ys)
-        return local(params, carry, xs, ys, True)
+            return partitioned(params, carry, xs, ys, mask)
+        return local(params, carry, xs, ys, mask, True)
 
-    @jax.jit
-    def whole(params, xs, ys):
-        _refuse_context()
-        jax.eval_shape(rule.whole or rule.step, params, xs, ys)
-        _divides_batch(mesh, batch, xs.shape[1:-1], "xs")
+    def whole(params, xs, ys, mask=None, window=None):
         carry = Carry(rules.init_state(net, params, xs.shape[1:-1]))
-        return local(params, carry, xs, ys, False)[1]
+        return local(params, carry, xs, ys, mask, False, window)[1:]
 
-    return LearningRule(init, step, whole, spec)
+    return LearningRule(
+        init,
+        derivative.step_by_rule(step, check_step),
+        derivative.whole_by_rule(whole, check_whole),
+        spec,
+    )
 
 
 def shardings(params: PyTree, mesh: Mesh, *, units: str | None = None) -> PyTree:

@@ -57,7 +57,8 @@ def imposed(rule, recursion, chunk):
     def advance(params, carry, at):
         if chunk == 1:
             return recursion(spec, params, carry, recursions.moment(spec, params, at))
-        return chunks.with_traces(spec, params, carry, at)
+        carry, _, cell, readout = chunks.with_traces(spec, params, carry, at)
+        return carry, cell, readout
 
     @jax.jit
     def run(params, xs, ys):

@@ -15,7 +15,7 @@ import optax
 from eprop_jax import checks, feedback
 from eprop_jax.base import Array, LearningRule, PyTree
 from eprop_jax.finite import check_finite
-from eprop_jax.sequence import value_and_grad
+from eprop_jax.sequence import plain_value_and_grad, value_and_grad
 from eprop_jax.units import wide
 
 Metric = Callable[[Array, PyTree], Array]
@@ -87,7 +87,7 @@ def trainer(
     checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
     checks.optimizer("optimizer", optimizer)
     optimizer = feedback.fixed(optimizer, rule)
-    gradient = value_and_grad(rule, chunk=chunk, has_aux=True)
+    gradient, by_rule = plain_value_and_grad(rule, chunk), value_and_grad(rule, chunk)
     metrics = metric_functions(metrics)
     draw = sampler(data)
 
@@ -102,7 +102,7 @@ def trainer(
         params, opt_state, key, step = state
         xs, ys = draw(key, step)
         (loss, aux), grads = gradient(params, xs, ys)
-        value_fn = lambda p: gradient(p, xs, ys)[0][0]
+        value_fn = lambda p: by_rule(p, xs, ys)[0]
         changes, opt_state = optimizer.update(
             grads, opt_state, params, value=loss, grad=grads, value_fn=value_fn
         )
