@@ -1,9 +1,8 @@
-"""`python -m eprop_jax`: the demo; with a command (train, resume, compare, sweep, taxonomy): that."""
+"""`python -m eprop_jax`: the demo; with a command (train, resume, compare, sweep, tasks, …): that."""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 import time
@@ -14,7 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from eprop_jax import __version__, demo, options, plotting, runs, tasks, taxonomy
+from eprop_jax import (
+    __version__,
+    catalogue,
+    demo,
+    experiments,
+    options,
+    plotting,
+    runs,
+    studies,
+    tasks,
+    taxonomy,
+    terminal,
+)
+from eprop_jax.terminal import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the arguments; default: those of the process.
 
     Returns:
-      The exit code: 0; 2 for what a command refuses; 130 if interrupted (Ctrl-C).
+      The exit code: 0; 1 if what it prints cannot be written; 2 for what a command refuses; 130 if
+      interrupted (Ctrl-C).
 
     Raises:
       SystemExit: with code 2 for wrong arguments, 0 for --help and --version.
@@ -34,15 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     {...
     0
     """
-    args = parse(sys.argv[1:] if argv is None else list(argv))
+    named = "python -m eprop_jax"
     try:
-        return COMMANDS[args.command].run(args)
+        terminal.begin()
+        try:
+            args = parse(sys.argv[1:] if argv is None else list(argv))
+            named += f" {args.command}"
+            return COMMANDS[args.command].run(args)
+        finally:
+            sys.stdout.flush()  # what cannot be written is known here, not when all is over
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, FileNotFoundError, FloatingPointError, ImportError) as error:
-        print(f"python -m eprop_jax {args.command}: {error}", file=sys.stderr)
-        return 2
+    except terminal.ERRORS as error:
+        return terminal.fail(named, error)
 
 
 # -- arguments -------------------------------------------------------------------------------------
@@ -86,8 +104,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--rule", action="append", type=options.names("rule", demo.RULES), metavar="RULE",
-        help=f"one or more of {', '.join(demo.RULES)}; repeat it or separate by commas "
+        "--rule", action="append", type=options.rules, metavar="RULE",
+        help=f"one or more of {options.RULES_TEXT}; repeat it or separate by commas "
         f"(default: {','.join(demo.DEFAULT_RULES)})",
     )  # fmt: skip
     parser.add_argument(
@@ -98,7 +116,7 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
         "--order", action="append", type=options.numbers(1), metavar="M",
         help="orders of m-order e-prop (default: 4,2); order >= the sequence's length is exact",
     )  # fmt: skip
-    parser.add_argument("--seed", type=options.number(0), default=0, help="first seed (default: 0)")
+    parser.add_argument("--seed", type=options.seed, default=0, help="first seed (default: 0)")
     parser.add_argument("--seeds", type=options.number(1), default=3, metavar="N",
                         help="how many seeds, trained side by side (default: 3)")  # fmt: skip
     parser.add_argument("--steps", type=options.number(1), metavar="N",
@@ -113,19 +131,30 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
 
 def run_taxonomy(args: argparse.Namespace) -> int:
     if args.json:
-        print(json.dumps(taxonomy.as_dict(), ensure_ascii=False, indent=1))
+        print(json.dumps(taxonomy.as_dict(), indent=1))
     else:
         print(taxonomy.as_text())
     return 0
 
 
+def run_tasks(args: argparse.Namespace) -> int:
+    if args.json:
+        print(json.dumps(catalogue.overview(), indent=1))
+    else:
+        print(catalogue.as_text())
+    return 0
+
+
 def run_demo(args: argparse.Namespace) -> int:
     began = time.perf_counter()
-    say = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    say = terminal.sayer(args.json)
     rules, chosen = options.flat(args.rule, demo.DEFAULT_RULES), options.flat(args.cell, demo.CELLS)
     if args.order and args.rule and "m-order" not in rules:
         rules.append("m-order")  # who names an order wants to see it
     orders = options.flat(args.order, demo.DEFAULT_ORDERS)
+    if args.seed + args.seeds > experiments.SEEDS:
+        raise ValueError(f"seed, seeds: got {args.seed}, {args.seeds}, wanted a sum <= 2**32")
+    runs.is_folder("--out", args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     data = tasks.digits()
     setups = {cell: demo.setup(cell) for cell in chosen}
@@ -162,43 +191,15 @@ COMMANDS = {
                      runs.run_train),
     "resume": Command("go on with a run that was cut off", options.resume_options, runs.run_resume),
     "compare": Command("train a network under several rules from the same weights",
-                       options.compare_options, runs.run_compare),
+                       options.compare_options, studies.run_compare),
     "sweep": Command("train many seeds and learning rates as one program", options.sweep_options,
-                     runs.run_sweep),
+                     studies.run_sweep),
+    "tasks": Command("print the tasks: lengths, sizes, goals, and the settings they begin with",
+                     options.json_option, run_tasks),
 }  # fmt: skip
 
 
 # -- what is shown ---------------------------------------------------------------------------------
-
-
-class Progress:
-    """A bar on stderr where tqdm is installed, else a line now and then."""
-
-    def __init__(self, total: int):
-        self.total, self.done, self.said, self.bar = total, 0, 0, None
-        try:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, unit="update", file=sys.stderr, dynamic_ncols=True,
-                            mininterval=0.5)  # fmt: skip
-        except ImportError:
-            pass
-
-    def move(self, name: str, done: int) -> None:
-        self.done += done
-        if self.bar is not None:
-            self.bar.set_description(f"{name:<22}", refresh=done == 0)
-            self.bar.update(done)
-        elif done == 0 or self.done - self.said >= self.total / 20:
-            self.said = self.done
-            print(f"{name}: {self.done} of {self.total} updates", file=sys.stderr, flush=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.bar is not None:
-            self.bar.close()
 
 
 def summary(results: list[demo.Result]) -> list[dict[str, Any]]:

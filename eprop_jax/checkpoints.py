@@ -8,6 +8,7 @@ into. Nothing is unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -148,6 +149,17 @@ def restore(folder: str | Path, like: PyTree, step: int | None = None) -> PyTree
     stored = (_read if (path / LEAVES).exists() else _read_format_1)(path, like, step)
     leaves = [_as_was(x, stored.get(at)) for at, x in _leaves("like", like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def alone(folder: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Within, no other process saves there; made if it is not there.
+
+    Raises:
+      BlockingIOError: if another one is writing to it.
+    """
+    folder = checks.folder("folder", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folders.lock(folder)
 
 
 def _verified(folder: Path, step: int) -> Path:

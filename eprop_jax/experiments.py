@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 
-from eprop_jax import cells, checks, feedback, losses, readouts, tasks, training
+from eprop_jax import cells, checks, feedback, losses, readouts, tasks, taxonomy, training
 from eprop_jax.base import Array, LearningRule, Network, PyTree
 from eprop_jax.bptt import bptt
 from eprop_jax.eprop import eprop
@@ -25,9 +25,11 @@ from eprop_jax.rtrl import rtrl
 
 CELLS = ("lif", "alif", "lsnn", "rnn", "leaky_rnn", "gru", "lstm")
 SPIKING = ("lif", "alif", "lsnn")
-RULES = ("bptt", "eprop", "m-order", "rtrl")
+RULES = taxonomy.KEYS
 EXACT = ("bptt", "rtrl")
 OPTIMIZERS = ("adam", "sgd")
+SEEDS = 2**32
+"""beyond, JAX's keys in 32 bits begin again at 0"""
 NAMING = losses.masked(losses.softmax_cross_entropy)
 
 
@@ -36,6 +38,7 @@ class Settings(NamedTuple):
 
     task: str = "evidence-small"
     rule: str = "eprop"
+    """bptt, rtrl, m-order, eprop or frozen: random and adaptive are eprop with that feedback"""
     feedback: str = "symmetric"
     order: int = 2
     """of rule m-order"""
@@ -155,7 +158,7 @@ def settings(task: str, **chosen: Any) -> Settings:
 
     Args:
       task: from `TASKS`.
-      **chosen: fields of `Settings`; None stands for the default.
+      **chosen: fields of `Settings`; None stands for the default. `rule` is a name from `RULES`.
 
     Raises:
       ValueError: for a task, rule, cell, feedback or optimiser of another name, or a number out of
@@ -165,14 +168,24 @@ def settings(task: str, **chosen: Any) -> Settings:
     >>> from eprop_jax import experiments
     >>> experiments.settings("pattern", rule="bptt").learning_rate
     0.0001
+    >>> experiments.settings("copy", rule="random")[1:3]
+    ('eprop', 'random')
     """
     checks.one_of("task", task, TASKS)
     chosen = {name: value for name, value in chosen.items() if value is not None}
     for name in chosen:
         if name not in Settings._fields:
             raise TypeError(f"{name}: no such setting; wanted one of {', '.join(Settings._fields)}")
+    given = chosen.get("rule", "eprop")
+    given = taxonomy.OLD.get(given, given)
+    checks.one_of("rule", given, RULES)
+    kind = given if given in feedback.KINDS else None
+    if kind and chosen.get("feedback", kind) != kind:
+        raise ValueError(
+            f"feedback: got {chosen['feedback']!r} with rule {given!r}, wanted {kind!r}"
+        )
+    chosen |= {"rule": "eprop", "feedback": kind} if kind else {"rule": given}
     s = Settings(**{"task": task, **PROBLEMS[task].defaults, **chosen})
-    checks.one_of("rule", s.rule, RULES)
     checks.one_of("cell", s.cell, CELLS)
     checks.one_of("feedback", s.feedback, feedback.KINDS)
     checks.one_of("optimizer", s.optimizer, OPTIMIZERS)
@@ -183,9 +196,10 @@ def settings(task: str, **chosen: Any) -> Settings:
     if s.feedback_gain is not None:
         checks.nonnegative("feedback_gain", s.feedback_gain)
     checks.positive("learning_rate", s.learning_rate)
-    checks.steps("seed", s.seed)
-    if s.rule in EXACT and s.feedback != "symmetric":
-        raise ValueError(f"feedback: got {s.feedback!r} with rule {s.rule!r}, which is exact; wanted "
+    if checks.steps("seed", s.seed) >= SEEDS:
+        raise ValueError(f"seed: got {s.seed}, wanted an int < 2**32")
+    if s.rule not in ("eprop", "m-order") and s.feedback != "symmetric":
+        raise ValueError(f"feedback: got {s.feedback!r} with rule {s.rule!r}, which reads none; wanted "
                          "'symmetric', or rule 'eprop' or 'm-order'")  # fmt: skip
     if s.cell == "lsnn" and s.units < 2:
         raise ValueError(f"units: got {s.units}, wanted >= 2 for an lsnn, half of which adapt")
@@ -267,8 +281,9 @@ def optimizer(s: Settings, learning_rate: Any = None) -> optax.GradientTransform
     True
     """
     rate = s.learning_rate if learning_rate is None else learning_rate
+    still = [optax.masked(optax.set_to_zero(), _but_readout)] if s.rule == "frozen" else []
     step = optax.adam(rate) if s.optimizer == "adam" else optax.sgd(rate)
-    parts = [optax.clip_by_global_norm(s.clip)] if s.clip else []
+    parts = still + ([optax.clip_by_global_norm(s.clip)] if s.clip else [])
     parts.append(step)
     if s.feedback_decay:
         # After the step, so that both lose the same share whatever the optimiser's scaling.
@@ -277,12 +292,41 @@ def optimizer(s: Settings, learning_rate: Any = None) -> optax.GradientTransform
     return optax.chain(*parts)
 
 
+def _but_readout(params: PyTree) -> PyTree:
+    """True at all that a frozen layer keeps as it is."""
+    return jax.tree.map_with_path(lambda path, _: path[0].key != "readout", params)
+
+
 def _decaying(params: PyTree) -> PyTree:
     """True at the feedback weights and at the w_out that they follow."""
     names = lambda path: [getattr(k, "key", None) for k in path]
     return jax.tree.map_with_path(
         lambda path, _: names(path)[0] == "feedback" or names(path)[-1] == "w_out", params
     )
+
+
+def key(s: Settings) -> str:
+    """The name of the rule, as the commands call it.
+
+    >>> from eprop_jax import experiments
+    >>> experiments.key(experiments.settings("xor", rule="random"))
+    'random'
+    """
+    return s.feedback if s.rule == "eprop" and s.feedback != "symmetric" else s.rule
+
+
+def name(s: Settings) -> str:
+    """The rule, as tables and pictures call it.
+
+    >>> from eprop_jax import experiments
+    >>> experiments.name(experiments.settings("xor", rule="m-order", order=3))
+    'e-prop, order 3'
+    """
+    if s.rule == "m-order":
+        kind = "" if s.feedback == "symmetric" else f", {s.feedback} feedback"
+        return f"e-prop, order {s.order}{kind}"
+    names = {"bptt": "BPTT", "rtrl": "RTRL", "frozen": "frozen layer"}
+    return names.get(s.rule, f"e-prop, {s.feedback}")
 
 
 class Experiment(NamedTuple):

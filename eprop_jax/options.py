@@ -8,19 +8,20 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eprop_jax import experiments, feedback
+from eprop_jax import experiments, feedback, taxonomy
 
-RULES = (*experiments.RULES, "random", "adaptive")
-"""of `compare`: e-prop with its feedback goes by the feedback's name"""
+RULES = taxonomy.KEYS
+"""of every command: eprop is e-prop with symmetric feedback, other feedback goes by its name"""
 
 
 # -- values ----------------------------------------------------------------------------------------
 
 
 def wrong(what: str, got: str, choices: Sequence[str]) -> str:
-    """The message for a value that is not among the choices, with the nearest that is."""
-    (nearest,) = difflib.get_close_matches(got, choices, n=1, cutoff=0.0)
-    return f"unknown {what} {got!r}; did you mean {nearest!r}? (one of {', '.join(choices)})"
+    """The message for a value that is not among the choices, with the nearest, if it is near."""
+    nearest = difflib.get_close_matches(got.lower(), choices, n=1)
+    asked = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown {what} {got!r}{asked} (one of {', '.join(choices)})"
 
 
 def names(what: str, choices: Sequence[str]) -> Callable[[str], list[str]]:
@@ -47,7 +48,18 @@ def name(what: str, choices: Sequence[str]) -> Callable[[str], str]:
     return of
 
 
-def number(least: int) -> Callable[[str], int]:
+def rules(text: str) -> list[str]:
+    """Names of rules, separated by commas; old ones too."""
+    old = [taxonomy.OLD.get(v.strip(), v) for v in text.split(",")]
+    return names("rule", RULES)(",".join(old))
+
+
+def rule(text: str) -> str:
+    """One of them."""
+    return name("rule", RULES)(taxonomy.OLD.get(text, text))
+
+
+def number(least: int, most: int | None = None) -> Callable[[str], int]:
     """A whole number."""
 
     def of(text: str) -> int:
@@ -60,6 +72,8 @@ def number(least: int) -> Callable[[str], int]:
                 f"got {text!r}, wanted a whole number >= {least}; the nearest is "
                 f"{_nearest_number(text, least)}"
             )
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number <= {most}")
         return value
 
     return of
@@ -103,7 +117,16 @@ def _nearest_number(text: str, least: int) -> int:
         return least
 
 
+seed = number(0, experiments.SEEDS - 1)
+
+
 # -- the options of each command -------------------------------------------------------------------
+
+
+RULES_TEXT = (
+    f"{', '.join(RULES)} (eprop: with symmetric feedback, also called symmetric; frozen: the read-out "
+    "alone is trained)"
+)
 
 
 def task_option(parser: argparse.ArgumentParser) -> None:
@@ -131,21 +154,27 @@ def network_options(parser: argparse.ArgumentParser) -> None:
     add("--rate-strength", type=real(0), metavar="X", help="how strongly; 0: not at all")
     add("--reset-gradient", type=name("answer", ("yes", "no")), metavar="yes|no",
         help="through the reset of spiking units (default: under bptt and rtrl)")  # fmt: skip
-    add("--seed", type=number(0), metavar="N", help="(default: 0)")
-    parser.epilog = "What is not given is the task's own default; see eprop_jax/experiments.py."
+    add("--seed", type=seed, metavar="N", help="(default: 0)")
+    parser.epilog = (
+        "What is not given is the task's own default: see python -m eprop_jax tasks. "
+        "Rules: see python -m eprop_jax taxonomy."
+    )
 
 
 def rule_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--rule", type=name("rule", experiments.RULES), metavar="RULE",
-        help=f"one of {', '.join(experiments.RULES)} (default: eprop)")  # fmt: skip
+    add("--rule", type=rule, metavar="RULE",
+        help=f"one of {RULES_TEXT} (default: eprop)")  # fmt: skip
     add("--order", type=number(1), metavar="M", help="of rule m-order (default: 2)")
     add("--feedback", type=name("feedback", feedback.KINDS), metavar="KIND",
-        help=f"one of {', '.join(feedback.KINDS)} (default: symmetric)")  # fmt: skip
+        help=f"of rules m-order and eprop: one of {', '.join(feedback.KINDS)}; --rule random is "
+        "--rule eprop --feedback random (default: symmetric)")  # fmt: skip
 
 
-def out_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write the results there too")
+def out_option(parser: argparse.ArgumentParser, of: str) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR",
+                        help="where the results go, as they come "
+                        f"(default: the first free of ./out/{of}, ./out/{of}-2, …)")  # fmt: skip
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:
@@ -173,13 +202,13 @@ def resume_options(parser: argparse.ArgumentParser) -> None:
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
     task_option(parser)
-    parser.add_argument("--rule", action="append", type=names("rule", RULES), metavar="RULE",
-                        help=f"one or more of {', '.join(RULES)}; repeat it or separate by commas "
+    parser.add_argument("--rule", action="append", type=rules, metavar="RULE",
+                        help=f"one or more of {RULES_TEXT}; repeat it or separate by commas "
                         "(default: bptt,m-order,eprop,random)")  # fmt: skip
     parser.add_argument("--order", action="append", type=numbers(1), metavar="M",
                         help="orders of m-order (default: 2)")  # fmt: skip
     network_options(parser)
-    out_option(parser)
+    out_option(parser, "compare")
     json_option(parser)
 
 
@@ -190,5 +219,5 @@ def sweep_options(parser: argparse.ArgumentParser) -> None:
                         help="how many, from --seed on (default: 8)")  # fmt: skip
     parser.add_argument("--lrs", type=reals(0, inclusive=False), metavar="X,Y,…",
                         help="learning rates (default: the task's own alone)")  # fmt: skip
-    out_option(parser)
+    out_option(parser, "sweep")
     json_option(parser)

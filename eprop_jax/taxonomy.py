@@ -75,7 +75,7 @@ RULES = (
         "partly",
     ),
     Entry(
-        "symmetric",
+        "eprop",
         "e-prop, symmetric",
         "ej.eprop(net, loss)",
         "dL/dw_ij ≈ Σ_t L_j^t F_κ(e_ij^t),  L_j^t = Σ_k w_jk ∂L/∂y_k^t",
@@ -124,6 +124,11 @@ RULES = (
     ),
 )
 
+KEYS = tuple(entry.key for entry in RULES)
+"""the names of rules, in every command"""
+OLD = {"symmetric": "eprop"}
+"""names that are taken too"""
+
 COSTS = (
     Cost("BPTT", "whole sequence", "O(pT)", "O(nT)", "Table 1"),
     Cost("RTRL", "textbook recursion", "O(p²T)", "O(np)", "Table 1"),
@@ -138,7 +143,7 @@ COSTS = (
 
 
 def find(key: str) -> Entry:
-    """The entry that `--rule` calls `key`.
+    """The entry that `--rule` calls `key`; "symmetric", as it was called once, is "eprop".
 
     Raises:
       KeyError: if there is none.
@@ -147,7 +152,7 @@ def find(key: str) -> Entry:
     >>> taxonomy.find("bptt").causal
     'no'
     """
-    return {entry.key: entry for entry in RULES}[key]
+    return {entry.key: entry for entry in RULES}[OLD.get(key, key)]
 
 
 def as_dict() -> dict:

@@ -114,7 +114,7 @@ def test_the_command_line_trains_and_prints_json(tmp_path):
     )  # fmt: skip
     assert code == 0, err
     found = json.loads(out)
-    assert [r["rule"] for r in found["results"]] == ["bptt", "symmetric"]
+    assert [r["rule"] for r in found["results"]] == ["bptt", "eprop"]  # by its old name, too
     for row in found["results"]:
         assert row["cell"] == "gru" and len(row["accuracies"]) == 2
         assert 0.3 < row["accuracy"] <= 1 and row["update_ms"] > 0
@@ -142,7 +142,8 @@ def test_taxonomy_prints():
 @pytest.mark.parametrize(
     "args, nearest",
     [
-        (["--rule", "symetric"], "'symmetric'"),
+        (["--rule", "epop"], "'eprop'"),
+        (["--seed", "4294967296"], "wanted a whole number <= 4294967295"),
         (["--cell", "gur"], "'gru'"),
         (["--order", "0"], "nearest is 1"),
         (["--seeds", "two"], "wanted a whole number >= 1"),
@@ -157,6 +158,26 @@ def test_a_wrong_argument_is_refused_with_the_nearest_right_one(args, nearest, c
         main(args)
     assert stopped.value.code == 2
     assert nearest in capsys.readouterr().err
+
+
+def test_output_that_nothing_takes_is_said_in_a_line():
+    """A full disk, a closed stream, a pipe that nobody reads."""
+    command = [sys.executable, "-m", "eprop_jax", "taxonomy"]
+    begin = lambda line, out: subprocess.Popen(
+        ["sh", "-c", line, *command], cwd=ROOT, stdout=out, stderr=subprocess.PIPE, text=True
+    )
+    reads, writes = os.pipe()
+    os.close(reads)
+    started = {
+        "No space left": begin('exec "$0" "$@" > /dev/full', None),
+        "Broken pipe": begin('exec "$0" "$@"', writes),
+        "standard output is closed": begin('exec "$0" "$@" >&-', None),
+    }
+    for said, process in started.items():
+        _, err = process.communicate(timeout=120)
+        assert process.returncode in (1, 2) and said in err, err
+        assert err.count("\n") == 1 and "Traceback" not in err
+    os.close(writes)
 
 
 def test_the_version_is_printed():

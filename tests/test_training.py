@@ -331,7 +331,7 @@ def test_a_checkpoint_that_was_not_finished_is_never_read(tmp_path, monkeypatch)
     def dies(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eprop_jax.checkpoints.os.rename", dies)
+    monkeypatch.setattr("os.rename", dies)
     with pytest.raises(KeyboardInterrupt):
         ej.checkpoints.save(tmp_path, {"w": jnp.zeros(3)}, 2)
     assert ej.checkpoints.steps(tmp_path) == [1]

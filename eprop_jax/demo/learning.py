@@ -232,7 +232,7 @@ def run(
     present = presenter(s, data.train_images, data.train_labels)
     test = tester(s, data.test_images, data.test_labels)
     probe = Probe(s.net, *present(jnp.arange(PROBE)))
-    keys = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds))
+    keys = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds, dtype=jnp.uint32))
     params = initial(s.net, keys)
     n = len(data.train_labels)
     order = jax.vmap(lambda k: batches(jax.random.fold_in(k, 1), n, s.batch, s.updates))(keys)

@@ -8,17 +8,18 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from eprop_jax import cells, feedback, losses, readouts
+from eprop_jax import cells, losses, readouts, taxonomy
 from eprop_jax.base import Array, LearningRule, Network
 from eprop_jax.bptt import bptt
 from eprop_jax.eprop import eprop
 from eprop_jax.m_order import m_order_eprop
+from eprop_jax.rtrl import rtrl
 from eprop_jax.tasks import CLASSES, COLUMNS, row_by_row
 
 LOSS = losses.masked(losses.softmax_cross_entropy)
 CELLS = ("gru", "alif")
-RULES = ("bptt", "m-order", "symmetric", "random", "adaptive", "frozen")
-DEFAULT_RULES = ("bptt", "m-order", "symmetric", "random", "frozen")
+RULES = taxonomy.KEYS
+DEFAULT_RULES = ("bptt", "m-order", "eprop", "random", "frozen")
 DEFAULT_ORDERS = (4, 2)
 
 
@@ -93,15 +94,15 @@ def methods(net: Network, rules: Sequence[str], orders: Sequence[int]) -> list[M
                 Method(key, f"e-prop, order {m}", m_order_eprop(net, LOSS, order=m), both, m)
                 for m in orders
             ]
-        if key == "bptt":
-            return [Method(key, "BPTT", bptt(net, LOSS), both)]
+        if key in ("bptt", "rtrl"):
+            return [Method(key, key.upper(), {"bptt": bptt, "rtrl": rtrl}[key](net, LOSS), both)]
         if key == "frozen":  # the read-out's gradient is exact under every rule
             return [Method(key, "frozen layer", eprop(net, LOSS), ("readout",))]
-        rule = {k: lambda k=k: eprop(net, LOSS, feedback=k) for k in feedback.KINDS}[key]()
+        kind = {"eprop": "symmetric", "random": "random", "adaptive": "adaptive"}[key]
         trains = (*both, "feedback") if key == "adaptive" else both
-        return [Method(key, f"e-prop, {key}", rule, trains, 1)]
+        return [Method(key, f"e-prop, {kind}", eprop(net, LOSS, feedback=kind), trains, 1)]
 
-    return [method for key in rules for method in of(key)]
+    return [method for key in rules for method in of(taxonomy.OLD.get(key, key))]
 
 
 def presenter(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[Array], tuple]:

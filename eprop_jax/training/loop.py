@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,8 +51,10 @@ def fit(
       every: updates between pauses, which come at its multiples wherever the run started.
       evaluate: (params, key) -> {name: number}, see `evaluator`; the key is of this step alone.
       stop: (row) -> True to end the run.
-      report: called with each row.
-      checkpoints: a folder; the state is saved there at each pause, the last `keep` are kept.
+      report: called with each row, before the state of that pause is saved: a run that is killed
+        between the two does those updates once more, and reports the same row.
+      checkpoints: a folder; the state is saved there at each pause, the last `keep` are kept. No other
+        process may write there meanwhile.
       progress: a bar, where tqdm is installed.
 
     Returns:
@@ -59,6 +62,7 @@ def fit(
 
     Raises:
       TypeError, ValueError: for what is no trainer, state or number of steps.
+      BlockingIOError: if another process is writing to the folder of checkpoints.
       FloatingPointError: if the loss, gradient or a parameter is no finite number at a pause. The
         message says at which update, and what `ej.check_finite` finds there: in which step, unit
         or parameter. The state is not saved then: the last checkpoint is of the pause before.
@@ -84,7 +88,8 @@ def fit(
         checks.folder("checkpoints", checkpoints)
     checks.flag("progress", progress)
     done, logs, rows, stopped = int(state.step), [], [], False
-    with _Bar(steps, done, progress) as bar:
+    alone = contextlib.nullcontext() if checkpoints is None else ckpt.alone(checkpoints)
+    with alone, _Bar(steps, done, progress) as bar:
         while done < steps and not stopped:
             updates = min(every - done % every, steps - done)
             before = state
@@ -101,10 +106,10 @@ def fit(
                 row |= {name: float(x) for name, x in found.items()}
             logs.append(log)
             rows.append(row)
+            if report is not None:  # before the save: what is on the disk has its row
+                report(row)
             if checkpoints is not None:
                 ckpt.save(checkpoints, state, done, keep=keep)
-            if report is not None:
-                report(row)
             bar(updates, row)
             stopped = stop is not None and bool(stop(row))
     names = logs[0] if logs else {}
