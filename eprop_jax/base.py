@@ -35,6 +35,16 @@ class Wires(NamedTuple):
     """sums over own units for all units [..., N] -> the sums over all units for own, [..., n]"""
 
 
+# Functions have no equality but identity, and arrays no hash: a layer is equal to itself alone, and so
+# can be a static argument of `jax.jit` or a key.
+def _is(self, other) -> bool:
+    return self is other
+
+
+def _is_not(self, other) -> bool:
+    return self is not other
+
+
 class Cell(NamedTuple):
     """One unit, and how many of it there are (build one with `ej.cells.*`).
 
@@ -53,7 +63,7 @@ class Cell(NamedTuple):
     output: Callable[[dict, PyTree], Array]
     """(theta_j, c_j^t) -> h_j^t."""
     constants: dict[str, Any]
-    """{name: [n]}: per-unit values that are not trained."""
+    """{name: [n]}: per-unit values that are not trained; [] for a traced number, the same for all."""
     n_in: int
     n_units: int
     connectivity: Any = None
@@ -63,6 +73,13 @@ class Cell(NamedTuple):
     no other component (the voltage of LIF units with one time constant). Their ε does not depend
     on the postsynaptic unit, and is kept once for all."""
     wires: Wires = Wires()
+    name: str = "custom"
+    """what it is called where it is printed"""
+
+    def __repr__(self):
+        return f"{self.name} {self.n_in} -> {self.n_units}"
+
+    __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
 
 
 class Readout(NamedTuple):
@@ -80,11 +97,19 @@ class Readout(NamedTuple):
     shared: bool = False
     """True where ∂y^t/∂y^{t-1} and ∂y^t/∂a^t are one number for all read-out units and examples:
     then γ is the filtered trace of Eq. 39, one for all of them."""
+    name: str = "custom"
+    """what it is called where it is printed"""
+
+    def __repr__(self):
+        return f"{self.name} {self.n_units} -> {self.n_out}"
+
+    __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Network:
-    """One recurrent layer and its read-out.
+    """One recurrent layer and its read-out. Like both, it is equal to itself alone: it can be a static
+    argument of `jax.jit`, or a key.
 
     Args:
       cell: from `ej.cells`, or your own.
@@ -99,6 +124,8 @@ class Network:
       >>> params = net.init(jax.random.key(0))
       >>> params["readout"]["w_out"].shape
       (5, 2)
+      >>> net
+      Network(gru 3 -> 5, linear 5 -> 2)
     """
 
     cell: Cell
@@ -116,6 +143,9 @@ class Network:
                 f"readout: has n_units={self.readout.n_units}, wanted {self.cell.n_units}, "
                 "the cell's n_units"
             )
+
+    def __repr__(self):
+        return f"Network({self.cell}, {self.readout})"
 
     def init(self, key: Array) -> dict:
         """Draw parameters: {"cell": ..., "readout": ...}, as a plain pytree of arrays.
@@ -214,11 +244,11 @@ class RuleSpec(NamedTuple):
     feedback: str
     state_loss: Callable | None = None
     gradient: Callable | None = None
-    """(spec, params, carry, data, keep) -> (carry, StepOutput, () -> ∂L/∂xs): a chunk, on one batch axis
-    and in the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs
+    """(spec, params, carry, data, keep) -> (carry, StepOutput, () -> ∂L/∂xs): a chunk, on one batch
+    axis and in the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs
     elsewhere."""
 
-    __hash__, __eq__ = object.__hash__, object.__eq__
+    __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
 
     def __repr__(self) -> str:
         return f"{self.name}{'' if self.feedback == 'symmetric' else f', {self.feedback} feedback'}"
@@ -244,7 +274,8 @@ class LearningRule(NamedTuple):
     whole: Callable[..., StepOutput] | None = None
     spec: RuleSpec | None = None
 
-    __hash__, __eq__ = object.__hash__, object.__eq__
+    __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
 
     def __repr__(self) -> str:
-        return f"LearningRule({'of your own' if self.spec is None else f'{self.spec!r}: {self.spec.network!r}'})"
+        what = "of your own" if self.spec is None else f"{self.spec}, {self.spec.network}"
+        return f"LearningRule({what})"

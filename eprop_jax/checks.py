@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 
 def size(name: str, value) -> int:
@@ -45,46 +46,78 @@ def is_callable(name: str, value) -> Callable:
     return value
 
 
+def is_traced(value) -> bool:
+    """Does it hold a tracer? The value of a hyper-parameter that is traced (under `jax.vmap`, say)
+    is not known, and is not checked."""
+    return any(isinstance(x, core.Tracer) for x in jax.tree.leaves(value))
+
+
 def positive(name: str, value):
     array = _numbers(name, value)
-    if not np.all(np.isfinite(array) & (array > 0)):
+    if not is_traced(array) and not np.all(np.isfinite(array) & (array > 0)):
         raise ValueError(f"{name}: got {value}, wanted positive and finite")
     return value
 
 
 def nonnegative(name: str, value):
     array = _numbers(name, value)
-    if not np.all(np.isfinite(array) & (array >= 0)):
+    if not is_traced(array) and not np.all(np.isfinite(array) & (array >= 0)):
         raise ValueError(f"{name}: got {value}, wanted non-negative and finite")
     return value
 
 
 def finite(name: str, value):
-    if not np.all(np.isfinite(_numbers(name, value))):
+    array = _numbers(name, value)
+    if not is_traced(array) and not np.all(np.isfinite(array)):
         raise ValueError(f"{name}: got {value}, wanted finite numbers")
     return value
 
 
-def number(name: str, value):
-    """One real number, also a NumPy or JAX scalar."""
+def number(name: str, value) -> Any:
+    """One real number, also a NumPy or JAX scalar or a tracer; one that its owner can change in
+    place is copied."""
     if np.shape(finite(name, value)) != ():
         raise ValueError(f"{name}: got shape {list(np.shape(value))}, wanted one number")
-    return value
+    return value[()] if isinstance(value, np.ndarray) else value
 
 
 def decay(name: str, value):
     array = _numbers(name, value)
-    if not np.all((array >= 0) & (array < 1)):
-        raise ValueError(f"{name}: got {value}, wanted a decay factor in [0, 1)")
+    if not is_traced(array) and not np.all((array >= 0) & (array <= 1)):
+        raise ValueError(f"{name}: got {value}, wanted a decay factor in [0, 1]")
     return value
 
 
-def per_unit(name: str, value, n: int) -> np.ndarray:
-    """A number or [n] -> [n], in the dtype that came."""
+def per_unit(name: str, value, n: int) -> Any:
+    """A number or [n] -> a copy [n], in the dtype that came. A tracer stays as it is, [] or [n]."""
     array = _numbers(name, value)
     if array.shape not in ((), (n,)):
         raise ValueError(f"{name}: got shape {array.shape}, wanted a number or [{n}], one a unit")
-    return np.broadcast_to(array, (n,)).copy()
+    return array if is_traced(array) else np.broadcast_to(array, (n,)).copy()
+
+
+def same_for_all(value) -> bool:
+    """Is a per-unit value one number for all units? Of tracers, a number [] is."""
+    return np.ndim(value) == 0 if is_traced(value) else not np.ptp(np.asarray(value))
+
+
+def fits(name: str, value, dtype=None) -> Any:
+    """Integers beyond what JAX holds them in (`dtype`; by default its own for them, int32 unless
+    64 bits are enabled) would wrap silently."""
+    if is_traced(value) or (isinstance(value, jax.Array) and dtype is None):
+        return value  # has wrapped already, or never will
+    array = np.asarray(value)
+    huge = array.dtype == object and isinstance(value, int)  # beyond 64 bits
+    if not array.size or not (huge or np.issubdtype(array.dtype, np.integer)):
+        return value
+    range_ = np.iinfo(dtype or jax.dtypes.canonicalize_dtype(int if huge else array.dtype))
+    for extreme in (int(array.min()), int(array.max())):
+        if not range_.min <= extreme <= range_.max:
+            raise ValueError(
+                f"{name}: got {extreme}, wanted integers from {range_.min} to {range_.max}, which "
+                f"{range_.dtype} holds"
+            )
+    return value
 
 
 def names(name: str, chosen, allowed) -> tuple[str, ...]:
@@ -114,7 +147,7 @@ def mask(name: str, value, n: int) -> np.ndarray:
         raise ValueError(
             f"{name}: got {array.dtype} {list(array.shape)}, wanted bool [{n}, {n}], [pre, post]"
         )
-    return array
+    return array.copy()
 
 
 def key(name: str, value):
@@ -148,17 +181,20 @@ def real(name: str, value):
     numbers = jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool
     if not numbers or jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted real numbers")
-    return array
+    return fits(name, array)
 
 
-def _numbers(name: str, value) -> np.ndarray:
-    array = _array(name, value)
+def _numbers(name: str, value):
+    """Real numbers as an array of NumPy's, or of JAX's where they are traced."""
+    array = jnp.asarray(value) if is_traced(value) else _array(name, value)
     if not jnp.issubdtype(array.dtype, jnp.number) or np.iscomplexobj(array):
         raise TypeError(f"{name}: got {value!r}, wanted real numbers")
     return array
 
 
 def _array(name: str, value) -> np.ndarray:
+    if is_traced(value):
+        raise TypeError(f"{name}: got a tracer, wanted values that are known when this is called")
     try:
         return np.asarray(value)
     except ValueError:  # a ragged list
@@ -187,21 +223,12 @@ def explained(compiled: Callable, check: Callable) -> Callable:
 
 
 def integers(names: tuple[str, ...], given: tuple) -> None:
-    """Refuse integers that JAX would wrap: of 64 bits, where it has 32."""
-    if jax.config.jax_enable_x64 or not any(map(_is_wide, jax.tree.leaves(given))):
+    """Of values that are traced, none can be seen to wrap: they are looked at before."""
+    wide = lambda x: isinstance(x, (np.ndarray, np.generic)) and x.dtype.itemsize == 8
+    if jax.config.jax_enable_x64 or not any(map(wide, jax.tree.leaves(given))):
         return
     for (at, *path), x in jax.tree.leaves_with_path(given):
-        if _is_wide(x) and x.size and (x.max() > 2**31 - 1 or x.min() < -(2**31)):
-            raise ValueError(
-                f"{names[at.idx]}{jax.tree_util.keystr(path)}: got integers from {x.min()} to "
-                f"{x.max()}, wanted what int32 holds (jax_enable_x64 is off)"
-            )
-
-
-def _is_wide(x) -> bool:
-    return (
-        isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "iu" and x.dtype.itemsize == 8
-    )
+        fits(f"{names[at.idx]}{jax.tree_util.keystr(path)}", x)
 
 
 def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, rule: str) -> None:
@@ -363,8 +390,8 @@ def steps_that_count(mask, lead: tuple[int, ...]) -> None:
         raise TypeError(f"mask: got {type(mask).__name__}, wanted an array, bool {list(lead)}")
     if mask.dtype != bool:
         raise TypeError(
-            f"mask: got dtype {mask.dtype}, wanted bool (mask != 0, say; a step's weight belongs to the "
-            "loss, see ej.losses.masked)"
+            f"mask: got dtype {mask.dtype}, wanted bool (mask != 0, say; a step's weight belongs "
+            "to the loss, see ej.losses.masked)"
         )
     if tuple(mask.shape) != tuple(lead):
         raise ValueError(
@@ -378,8 +405,8 @@ def mapping(name: str, value) -> Mapping:
     return value
 
 
-def state(value) -> None:
-    """The initial state of one unit: a pytree of numbers."""
+def state(value):
+    """The initial state of one unit, a pytree of numbers: those of the caller, copied."""
     leaves = by_path(value)
     if not leaves:
         raise ValueError(f"state: got {value!r}, wanted at least one number")
@@ -394,6 +421,8 @@ def state(value) -> None:
             raise ValueError(
                 f"state{path}: got shape {list(np.shape(leaf))}, wanted a number: one unit's state"
             )
+        fits(f"state{path}", leaf, np.int32)
+    return jax.tree.map(lambda x: x if is_traced(x) else np.asarray(x)[()], value)
 
 
 def carry(

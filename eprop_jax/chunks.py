@@ -381,7 +381,8 @@ def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
     """The seed of a shared component r, whose own factor is all it meets: ∂c^K/∂c^t = Π_{s>t} D^s,
     one number for all units. No sweep is needed."""
     one = lambda x: x[..., :1]
-    unit = cell._replace(constants={k: one(v) for k, v in cell.constants.items()})
+    values = {k: v if np.ndim(v) == 0 else one(v) for k, v in cell.constants.items()}
+    unit = cell._replace(n_units=1, constants=values)
     c_tm1, a = jax.tree.map(one, (path.c_tm1, path.a))
     D, B, _ = jac.implicit_blocks(unit, p, c_tm1, a)
     ones = jnp.ones_like(jac.floats(c_tm1)[r][:1])

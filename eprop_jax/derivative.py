@@ -37,8 +37,8 @@ class Told(NamedTuple):
 
 
 Program = Callable[..., tuple[Told, Any]]
-"""(params, xs, ys, constants, carried) -> (Told, dL_dxs): a function () -> ∂L/∂xs, or None where the rule has
-none. By `constants` nothing may be differentiated; what is `carried` comes from an earlier step."""
+"""(params, xs, ys, constants, carried) -> (Told, dL_dxs): a function () -> ∂L/∂xs, or None where the
+rule has none. By `constants` nothing may be differentiated; what is `carried` comes from an earlier step."""
 
 
 def by_rule(program: Program) -> Callable[..., Told]:
@@ -163,8 +163,8 @@ def inner(gradient: PyTree, dots: PyTree, like: Array) -> Array:
 # -- refusals -------------------------------------------------------------------------------------
 
 OUT = (
-    "a rule's outputs, activity, losses and carry: got a function of them that is being differentiated; "
-    "a rule has a gradient of its loss alone. Put what you want to differentiate into `loss`, "
+    "a rule's outputs, activity, losses and carry: got a function of them that is being "
+    "differentiated; a rule has a gradient of its loss alone. Put what you want to differentiate into `loss`, "
     "`activity_loss` or `state_loss`, or differentiate `net.apply` (which is BPTT)"
 )
 NO_INPUTS = (
@@ -172,13 +172,13 @@ NO_INPUTS = (
     "gradient to its inputs"
 )
 MADE_WITH = (
-    "a value that the rule was made with (a time constant, a strength, a learning rate): got one by which "
-    "the loss is being differentiated, wanted a constant: a rule has gradients to params, xs and ys (a "
+    "a value that the rule was made with (a time constant, a strength, a learning rate): got one by "
+    "which the loss is being differentiated, wanted a constant: a rule has gradients to params, xs and ys (a "
     "derivative through training itself is ej.train's)"
 )
 IN_CARRY = (
-    "carry: got one by which the loss is being differentiated, wanted a constant: a rule has gradients to "
-    "params, xs and ys"
+    "carry: got one by which the loss is being differentiated, wanted a constant: a rule has "
+    "gradients to params, xs and ys"
 )
 
 refused_p = Primitive("derivative_that_no_rule_has")
@@ -237,8 +237,8 @@ def step_by_rule(program: Callable, check: Callable) -> Callable:
 
 
 def whole_by_rule(program: Callable, check: Callable) -> Callable:
-    """`rule.whole`, of a program (params, xs, ys, mask, window) -> (StepOutput, () -> ∂L/∂xs); `check` as
-    above."""
+    """`rule.whole`, of a program (params, xs, ys, mask, window) -> (StepOutput, () -> ∂L/∂xs); `check`
+    as above."""
 
     def of(params, xs, ys, constants, carried):
         out, dL_dxs = program(params, xs, ys, constants)
@@ -262,8 +262,8 @@ def whole_by_rule(program: Callable, check: Callable) -> Callable:
 
 
 def without_state(carry: Any) -> tuple[Any, PyTree]:
-    """What is carried from step to step, and apart from it the units' own state c: by that no derivative
-    may come, as it might if somebody trained it. All of a carry that is not the library's."""
+    """What is carried from step to step, and apart from it the units' own state c: by that no
+    derivative may come, as it might if somebody trained it. All of a carry that is not the library's."""
     if not isinstance(carry, Carry):
         return (), carry
     return carry._replace(state=carry.state._replace(c=())), carry.state.c
@@ -280,8 +280,8 @@ def held(carry: Any) -> Any:
 
 
 def programs(rule: LearningRule) -> tuple[Callable, Callable, Callable | None]:
-    """A rule's init, step and whole as plain programs; of a rule of your own, the functions that it has,
-    without a gradient to inputs."""
+    """A rule's init, step and whole as plain programs; of a rule of your own, the functions that it
+    has, without a gradient to inputs."""
 
     def step(params, carry, xs, ys, mask):
         return *rule.step(params, carry, xs, ys, **given(mask)), None

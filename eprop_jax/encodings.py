@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import core
 
 from eprop_jax import checks
 from eprop_jax.base import Array
@@ -43,7 +42,7 @@ def poisson(key: Array, rate: Any, dt: float = 1.0) -> Array:
     checks.key("key", key)
     checks.positive("dt", checks.number("dt", dt))
     rate = checks.real("rate", rate)
-    if not isinstance(rate, core.Tracer):
+    if not checks.is_traced((rate, dt)):
         checks.nonnegative("rate", rate)
         highest = float(np.max(np.asarray(rate), initial=0.0))
         if highest * dt > 1000 * (1 + 1e-6):
@@ -84,7 +83,7 @@ def population(
         raise ValueError(f"n_units: got {n_units}, wanted an int >= 2")
     checks.number("low", low)
     checks.number("high", high)
-    if low >= high:
+    if not checks.is_traced((low, high)) and low >= high:
         raise ValueError(f"low: got {low}, wanted less than high={high}")
     if x.ndim < 1:
         raise ValueError("x: got a number, wanted [..., d], the channels last")
@@ -131,7 +130,7 @@ def level_crossing(
     checks.positive("threshold", checks.number("threshold", threshold))
     checks.number("start", start)
     if at_most is not None:
-        at_most = checks.size("at_most", at_most)
+        at_most = checks.fits("at_most", checks.size("at_most", at_most), np.int32)
     if xs.ndim < 2:
         raise ValueError(f"xs: got shape {list(xs.shape)}, wanted [T, ..., d], time first")
     xs = _floating(xs)

@@ -31,7 +31,7 @@ def init(key: Array, net: Network, gain: float = 1.0) -> Array:
     Args:
       key: a PRNG key.
       net: the network.
-      gain: scale.
+      gain: scale, which may be traced.
 
     Raises:
       TypeError, ValueError: if `key` is no key, `net` no Network, or `gain` negative.
@@ -47,7 +47,8 @@ def init(key: Array, net: Network, gain: float = 1.0) -> Array:
     checks.key("key", key)
     checks.nonnegative("gain", checks.number("gain", gain))
     n, n_out = net.readout.n_units, net.readout.n_out
-    return jax.random.normal(key, (n, n_out)) * (gain / n**0.5)
+    B = jax.random.normal(key, (n, n_out))
+    return B * jnp.asarray(gain / n**0.5, B.dtype)
 
 
 def fixed(

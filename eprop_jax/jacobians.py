@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eprop_jax import checks, dependence
 from eprop_jax.base import Array, Cell, Maybe, PyTree, Readout
@@ -164,7 +163,7 @@ def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]
     that differs by unit (state, drive, trained or unequal values), or which others it reads."""
     z = {"theta": theta(cell, params), "c": c}
     z["a"] = dict.fromkeys(gate_names(params), floats(c)[0])
-    equal = {k for k, v in cell.constants.items() if not np.ptp(np.asarray(v))}
+    equal = {k for k, v in cell.constants.items() if checks.same_for_all(v)}
     leaf = _leaf_numbers(z)
     by_c = [jax.tree.leaves(leaf["c"])[i] for i in float_positions(c)]
     wanted = [*by_c, *leaf["a"].values()]
@@ -246,12 +245,13 @@ def output(cell: Cell, params: dict, c_t: PyTree) -> Array:
 
 
 def theta(cell: Cell, params: dict) -> dict:
-    """Each unit's own values: the constants, in the parameters' dtype, and the trained ones."""
+    """Each unit's own values, [n]: the constants, in the parameters' dtype, and the trained ones."""
     dtype = jax.tree.leaves(params)[0].dtype
     constants = {
         k: jnp.asarray(v, dtype if jnp.issubdtype(v.dtype, jnp.floating) else jnp.int32)
         for k, v in cell.constants.items()
     }
+    constants = {k: jnp.broadcast_to(v, (cell.n_units,)) for k, v in constants.items()}
     return {**constants, **params.get("theta", {})}
 
 

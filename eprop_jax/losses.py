@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eprop_jax import checks
 from eprop_jax.base import Array
+from eprop_jax.units import like
 
 Loss = Callable[[Array, Any], Array]
 
@@ -26,14 +28,14 @@ def squared_error(y: Array, target: Array) -> Array:
       target: [n_out].
 
     Raises:
-      TypeError, ValueError: if `y` is no [n_out], or the shapes differ.
+      TypeError, ValueError: if `y` is no [n_out], the shapes differ, or an integer is beyond int32.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> float(ej.losses.squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
     2.0
     """
     checks.array("y", y, 1, "[n_out]")
-    target = jnp.asarray(target)
+    target = jnp.asarray(checks.fits("ys", target))
     if target.shape != y.shape:
         raise ValueError(
             f"ys: got a target of shape {list(target.shape)} for one example and step, wanted "
@@ -50,14 +52,14 @@ def softmax_cross_entropy(y: Array, target: Array) -> Array:
       target: integer [] (a class outside 0 … n_out − 1 gives NaN), or floating [n_out].
 
     Raises:
-      TypeError, ValueError: if `y` is no [n_out], or the target is neither.
+      TypeError, ValueError: if `y` is no [n_out], the target is neither, or beyond int32.
 
     >>> import jax.numpy as jnp, eprop_jax as ej
     >>> round(float(ej.losses.softmax_cross_entropy(jnp.zeros(4), jnp.array(2))), 4)
     1.3863
     """
     checks.array("y", y, 1, "[n_out]")
-    target = jnp.asarray(target)
+    target = jnp.asarray(checks.fits("ys", target))
     log_p = jax.nn.log_softmax(y)
     if target.shape == () and jnp.issubdtype(target.dtype, jnp.integer):
         chosen = jnp.arange(y.shape[0]) == target.astype(int)
@@ -143,7 +145,7 @@ def firing_rate(target: Any, strength: float = 1.0) -> Callable[[Array], Array]:
 
     Args:
       target: the rate wanted, in spikes a step (10 Hz at dt = 1 ms: 0.01), a number or [n].
-      strength: c_reg, not negative.
+      strength: c_reg, not negative. Like `target` it may be traced.
 
     Raises:
       TypeError, ValueError: if `target` or `strength` is no number, or negative.
@@ -153,12 +155,13 @@ def firing_rate(target: Any, strength: float = 1.0) -> Callable[[Array], Array]:
     0.0001
     """
     checks.nonnegative("target", target)
-    checks.nonnegative("strength", checks.number("strength", strength))
+    target = target if checks.is_traced(target) else np.array(target)  # a later change is none here
+    strength = checks.nonnegative("strength", checks.number("strength", strength))
 
     def loss(f):
         checks.array("f", f, 1, "[n]")
-        wanted = checks.per_unit("target", target, f.shape[0])
-        return 0.5 * strength * jnp.sum((f - jnp.asarray(wanted, f.dtype)) ** 2)
+        wanted = like(checks.per_unit("target", target, f.shape[0]), f)
+        return 0.5 * like(strength, f) * jnp.sum((f - wanted) ** 2)
 
     return loss
 
@@ -170,7 +173,7 @@ def voltage(strength: float = 1.0, name: str = "v") -> Callable[[Any], Array]:
     the batch.
 
     Args:
-      strength: c_v, not negative.
+      strength: c_v, not negative; it may be traced.
       name: the component, as the cell's state names it.
 
     Raises:
@@ -181,7 +184,7 @@ def voltage(strength: float = 1.0, name: str = "v") -> Callable[[Any], Array]:
     >>> float(ej.losses.voltage(2.0)(ej.cells.SpikingState(v=3.0)))
     9.0
     """
-    checks.nonnegative("strength", strength)
+    strength = checks.nonnegative("strength", checks.number("strength", strength))
     if not isinstance(name, str):
         raise TypeError(f"name: got {name!r}, wanted the name of a component of the state")
 
@@ -189,6 +192,7 @@ def voltage(strength: float = 1.0, name: str = "v") -> Callable[[Any], Array]:
         if not hasattr(c, name):
             has = getattr(c, "_fields", "it is one number without a name")
             raise ValueError(f"name: got {name!r}, wanted a component of the state: {has}")
-        return 0.5 * strength * getattr(c, name) ** 2
+        v = getattr(c, name)
+        return 0.5 * like(strength, v) * v**2
 
     return loss

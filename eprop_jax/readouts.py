@@ -37,7 +37,7 @@ def custom(
       dynamics: (phi_k, y_k^{t-1}, a_k^t) -> y_k^t, all scalars.
       y_0: initial value of y.
       theta: {name: a number or [n_out]}: trained per-unit parameters, found in `phi_k`.
-      constants: the same, not trained.
+      constants: the same, not trained; integers in int32. Numbers here may be traced.
       bias: False leaves the bias out.
       gain: initial weights are normal with standard deviation gain/√n_units.
       shared: promise that ∂y^t/∂y^{t-1} and ∂y^t/∂a^t are one number for all units and examples;
@@ -53,16 +53,18 @@ def custom(
     """
     n, n_out = checks.size("n_units", n_units), checks.size("n_out", n_out)
     checks.is_callable("dynamics", dynamics)
-    checks.number("y_0", y_0)
+    y_0 = checks.number("y_0", y_0)
     checks.flag("bias", bias)
     checks.flag("shared", shared)
-    checks.nonnegative("gain", checks.number("gain", gain))
+    gain = checks.nonnegative("gain", checks.number("gain", gain))
     theta = {
         k: checks.per_unit(f"theta[{k!r}]", v, n_out)
         for k, v in checks.mapping("theta", theta or {}).items()
     }
     constants = {
-        k: checks.per_unit(f"constants[{k!r}]", v, n_out)
+        k: checks.fits(
+            f"constants[{k!r}]", checks.per_unit(f"constants[{k!r}]", v, n_out), np.int32
+        )
         for k, v in checks.mapping("constants", constants or {}).items()
     }
     if shared and theta:
@@ -71,12 +73,15 @@ def custom(
         )
 
     def init(key):
-        params = {"w_out": jax.random.normal(checks.key("key", key), (n, n_out)) * (gain / n**0.5)}
-        dtype = params["w_out"].dtype
+        w_out = jax.random.normal(checks.key("key", key), (n, n_out))
+        dtype = w_out.dtype
+        params: dict = {"w_out": w_out * jnp.asarray(gain / n**0.5, dtype)}
         if bias:
             params["bias"] = jnp.zeros(n_out, dtype)
         if theta:
-            params["theta"] = {k: jnp.asarray(v, dtype) for k, v in theta.items()}
+            params["theta"] = {
+                k: jnp.broadcast_to(jnp.asarray(v, dtype), (n_out,)) for k, v in theta.items()
+            }
         return params
 
     def initial_state(params, batch_shape):
@@ -99,7 +104,8 @@ def linear(n_units: int, n_out: int, *, bias: bool = True, gain: float = 1.0) ->
     >>> ej.readouts.linear(n_units=4, n_out=2).n_out
     2
     """
-    return custom(n_units, n_out, lambda phi, y, a: a, bias=bias, gain=gain, shared=True)
+    readout = custom(n_units, n_out, lambda phi, y, a: a, bias=bias, gain=gain, shared=True)
+    return readout._replace(name="linear")
 
 
 def leaky(
@@ -118,15 +124,18 @@ def leaky(
 
     Args:
       n_units, n_out: the layer's units, the read-out's units.
-      tau: time constant in ms, a number or [n_out] (default 20); κ = exp(−dt/τ).
-      kappa: κ itself in [0, 1), instead of `tau`.
+      tau: time constant in ms, a number or [n_out] (default 20), which may be traced;
+        κ = exp(−dt/τ). inf is an integrator, κ = 1.
+      kappa: κ itself in [0, 1], instead of `tau`.
       dt: step in ms.
-      scale_input: True multiplies the drive by (1−κ) (NEST, Bellec et al. 2020).
+      scale_input: True multiplies the drive by (1−κ) (NEST, Bellec et al. 2020), for κ < 1.
       trainable: ("tau",) trains τ per read-out unit, stored as log(τ/dt).
       bias, gain: as in `custom`.
 
     Raises:
-      TypeError, ValueError: as `custom`, and for τ ≤ 0 or κ outside [0, 1).
+      TypeError, ValueError: as `custom`, and for τ ≤ 0, κ outside [0, 1], or κ = 1 where it is
+        trained or scales the drive; when parameters are drawn or first used, for a κ that rounds to
+        1 in their dtype.
 
     >>> import eprop_jax as ej
     >>> ej.readouts.leaky(n_units=4, n_out=2, tau=20.0).shared
@@ -135,13 +144,13 @@ def leaky(
     checks.flag("scale_input", scale_input)
     unit = Units(n_out, dt, trainable, ("tau",))
     kappa_of = unit.decay("tau", "kappa", tau, kappa, "kappa")
+    rest_of = unit.rest("tau", "kappa") if scale_input else None
 
     def dynamics(phi, y, a):
         k = kappa_of(phi)
-        return k * y + ((1 - k) * a if scale_input else a)
+        return k * y + (rest_of(phi) * a if scale_input else a)
 
-    shared = not trainable and bool(np.ptp(unit.constants["kappa"]) == 0)
-    return custom(
+    readout = custom(
         n_units,
         n_out,
         dynamics,
@@ -149,5 +158,6 @@ def leaky(
         constants=unit.constants,
         bias=bias,
         gain=gain,
-        shared=shared,
+        shared=unit.is_one("kappa"),
     )
+    return unit.finish(readout, "leaky")

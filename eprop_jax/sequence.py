@@ -80,8 +80,8 @@ def value_and_grad(
 
 
 def plain_value_and_grad(rule: LearningRule, chunk: Any = None) -> Callable[..., Any]:
-    """`value_and_grad` with its aux, as the program that it is: its derivatives are those of the numbers
-    that it computes, as a derivative of a whole training run must be."""
+    """`value_and_grad` with its aux, as the program that it is: its derivatives are those of the
+    numbers that it computes, as a derivative of a whole training run must be."""
     run = program(rule, chunk, True)
     return lambda params, xs, ys, mask=None: _as_value_and_grad(run(params, xs, ys, mask)[0], True)
 

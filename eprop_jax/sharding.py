@@ -259,7 +259,9 @@ def _own_units(net: Network, mesh: Mesh, axis: str) -> Network:
     mask = net.cell.connectivity
     cell = net.cell._replace(
         n_units=n,
-        constants={k: own(jnp.asarray(v)) for k, v in net.cell.constants.items()},
+        constants={
+            k: v if jnp.ndim(v) == 0 else own(jnp.asarray(v)) for k, v in net.cell.constants.items()
+        },
         connectivity=None if mask is None else own(jnp.asarray(mask)),
         wires=wires,
     )

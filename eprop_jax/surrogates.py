@@ -1,12 +1,14 @@
 """Pseudo-derivatives ψ of a spike z = Θ(x), x = v − threshold: the four that NEST has.
 
 Each takes a `height` (ψ at the threshold, except for arctan, where it is height/π) and a `width`
-in the units of x, and gives a function x -> ψ(x). NEST's γ is `height`, its β is 1/`width`.
+in the units of x, and gives a function x -> ψ(x). NEST's γ is `height`, its β is 1/`width`. Both are
+numbers, which may be traced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,12 @@ import numpy as np
 
 from eprop_jax import checks
 from eprop_jax.base import Array
+from eprop_jax.units import like
 
 PseudoDerivative = Callable[[Array], Array]
 
 
-def piecewise_linear(height: float = 0.3, width: float = 1.0) -> PseudoDerivative:
+def piecewise_linear(height: float | Array = 0.3, width: float | Array = 1.0) -> PseudoDerivative:
     """ψ(x) = height · max(0, 1 − |x|/width)  (Bellec et al. 2020).
 
     Args:
@@ -32,11 +35,10 @@ def piecewise_linear(height: float = 0.3, width: float = 1.0) -> PseudoDerivativ
     >>> float(ej.surrogates.piecewise_linear(0.5, 2.0)(1.0))
     0.25
     """
-    _positive(height, width)
-    return lambda x: height * jnp.maximum(0.0, 1.0 - jnp.abs(x) / width)
+    return _psi(lambda x, h, w: h * jnp.maximum(0.0, 1.0 - jnp.abs(x) / w), height, width)
 
 
-def fast_sigmoid(height: float = 0.3, width: float = 1.0) -> PseudoDerivative:
+def fast_sigmoid(height: float | Array = 0.3, width: float | Array = 1.0) -> PseudoDerivative:
     """ψ(x) = height / (1 + |x|/width)²  (Zenke and Ganguli 2018).
 
     Args and Raises as `piecewise_linear`.
@@ -45,11 +47,10 @@ def fast_sigmoid(height: float = 0.3, width: float = 1.0) -> PseudoDerivative:
     >>> float(ej.surrogates.fast_sigmoid(1.0, 1.0)(1.0))
     0.25
     """
-    _positive(height, width)
-    return lambda x: height / (1.0 + jnp.abs(x) / width) ** 2
+    return _psi(lambda x, h, w: h / (1.0 + jnp.abs(x) / w) ** 2, height, width)
 
 
-def exponential(height: float = 0.3, width: float = 1.0) -> PseudoDerivative:
+def exponential(height: float | Array = 0.3, width: float | Array = 1.0) -> PseudoDerivative:
     """ψ(x) = height · exp(−|x|/width)  (Shrestha and Orchard 2018).
 
     Args and Raises as `piecewise_linear`.
@@ -58,11 +59,10 @@ def exponential(height: float = 0.3, width: float = 1.0) -> PseudoDerivative:
     >>> float(ej.surrogates.exponential(0.5)(0.0))
     0.5
     """
-    _positive(height, width)
-    return lambda x: height * jnp.exp(-jnp.abs(x) / width)
+    return _psi(lambda x, h, w: h * jnp.exp(-jnp.abs(x) / w), height, width)
 
 
-def arctan(height: float = 0.3, width: float = 1.0) -> PseudoDerivative:
+def arctan(height: float | Array = 0.3, width: float | Array = 1.0) -> PseudoDerivative:
     """ψ(x) = (height/π) / (1 + (π x/width)²)  (Fang et al. 2021).
 
     Args and Raises as `piecewise_linear`.
@@ -71,8 +71,7 @@ def arctan(height: float = 0.3, width: float = 1.0) -> PseudoDerivative:
     >>> round(float(ej.surrogates.arctan(math.pi)(0.0)), 6)
     1.0
     """
-    _positive(height, width)
-    return lambda x: height / np.pi / (1.0 + (np.pi * x / width) ** 2)
+    return _psi(lambda x, h, w: h / np.pi / (1.0 + (np.pi * x / w) ** 2), height, width)
 
 
 def spike(psi: PseudoDerivative) -> Callable[[Array], Array]:
@@ -100,19 +99,28 @@ def spike(psi: PseudoDerivative) -> Callable[[Array], Array]:
         raise TypeError(f"psi: got {what}, wanted a function x -> ψ(x), elementwise") from error
     if getattr(of_one, "shape", None) != ():
         raise TypeError(f"psi: got {name}, whose ψ of a scalar is {of_one}, wanted a scalar")
-
-    @jax.custom_jvp
-    def z(x):
-        return jnp.where(x >= 0, jnp.ones_like(x), jnp.zeros_like(x))
-
-    @z.defjvp
-    def _(primals, tangents):
-        (x,), (x_dot,) = primals, tangents
-        return z(x), psi(x) * x_dot
-
-    return z
+    return lambda x: heaviside(x, psi(x))
 
 
-def _positive(height, width):
-    checks.positive("height", checks.number("height", height))
-    checks.positive("width", checks.number("width", width))
+@jax.custom_jvp
+def heaviside(x: Array, slope: Array) -> Array:
+    """1 where x ≥ 0, else 0; its derivative by x is defined to be `slope`, and by `slope` to be 0.
+
+    The slope is an argument, not something that the derivative's rule closes over, so that it may
+    depend on tracers of any kind, and its own derivatives are what they are: z'' = ψ'.
+    """
+    del slope
+    return jnp.where(x >= 0, jnp.ones_like(x), jnp.zeros_like(x))
+
+
+@heaviside.defjvp
+def _(primals, tangents):
+    (x, slope), (x_dot, _) = primals, tangents
+    return heaviside(x, slope), like(slope, x_dot) * x_dot
+
+
+def _psi(formula: Callable, height: Any, width: Any) -> PseudoDerivative:
+    height, width = checks.number("height", height), checks.number("width", width)
+    checks.positive("height", height)
+    checks.positive("width", width)
+    return lambda x: formula(x, like(height, x), like(width, x))

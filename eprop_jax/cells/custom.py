@@ -11,7 +11,7 @@ import numpy as np
 
 from eprop_jax import checks
 from eprop_jax.base import Array, Cell
-from eprop_jax.units import compute_dtype
+from eprop_jax.units import compute_dtype, floating
 
 LINES = ("w_in", "w_rec", "bias")
 
@@ -44,16 +44,19 @@ def custom(
       drives: which lines make up the drive, from ("w_in", "w_rec", "bias"); or a dict of drives,
         {name: lines}, for a cell with gates.
       theta: {name: initial value, a number or [n]}: per-unit parameters, trained by every rule.
-      constants: {name: a number or [n]}: per-unit values that are not trained. `dynamics` and
-        `output` find both in `theta_j`.
+      constants: {name: a number or [n]}: per-unit values that are not trained, integers in int32.
+        `dynamics` and `output` find both in `theta_j`. Numbers here may be traced, so that a sweep
+        can vmap over them.
       connectivity: bool [n, n], which recurrent synapses [pre, post] exist; None: all.
       self_connections: False removes the diagonal of `w_rec`.
-      gain_in, gain_rec: initial weights are normal with standard deviation gain/√fan_in.
+      gain_in, gain_rec: initial weights are normal with standard deviation gain/√fan_in; a unit's
+        recurrent fan-in is the number of synapses that it has.
       shared: a promise that saves memory and time, see `Cell.shared`; the name of a state's only
         component is "".
 
     Raises:
-      TypeError, ValueError: for an argument of the wrong kind, shape or name.
+      TypeError, ValueError: for an argument of the wrong kind, shape or name, or an integer beyond
+        int32.
 
     >>> import jax, jax.numpy as jnp, eprop_jax as ej
     >>> cell = ej.cells.custom(
@@ -66,9 +69,9 @@ def custom(
     n_in, n = checks.size("n_in", n_in), checks.size("n_units", n_units)
     checks.is_callable("dynamics", dynamics)
     checks.is_callable("output", output)
-    checks.nonnegative("gain_in", checks.number("gain_in", gain_in))
-    checks.nonnegative("gain_rec", checks.number("gain_rec", gain_rec))
-    checks.state(state)
+    gain_in = checks.nonnegative("gain_in", checks.number("gain_in", gain_in))
+    gain_rec = checks.nonnegative("gain_rec", checks.number("gain_rec", gain_rec))
+    state = checks.state(state)
     components = [jax.tree_util.keystr(path, simple=True)
                   for path, _ in jax.tree.leaves_with_path(state)]  # fmt: skip
     shared = checks.names("shared", shared, components)
@@ -80,12 +83,17 @@ def custom(
         where = f"drives[{name!r}]" if gated else "drives"
         if not checks.names(where, lines, LINES):
             raise ValueError(f"{where}: got {lines!r}, wanted at least one line of {LINES}")
+    drives = (
+        {name: tuple(lines) for name, lines in drives.items()}
+        if isinstance(drives, Mapping)
+        else tuple(drives)
+    )
     theta = {
         k: checks.per_unit(f"theta[{k!r}]", v, n)
         for k, v in checks.mapping("theta", theta or {}).items()
     }
     constants = {
-        k: checks.per_unit(f"constants[{k!r}]", v, n)
+        k: checks.fits(f"constants[{k!r}]", checks.per_unit(f"constants[{k!r}]", v, n), np.int32)
         for k, v in checks.mapping("constants", constants or {}).items()
     }
     both = sorted(theta.keys() & constants.keys())
@@ -96,6 +104,7 @@ def custom(
     mask = None if connectivity is None else checks.mask("connectivity", connectivity, n)
     if not self_connections:
         mask = (np.ones((n, n), bool) if mask is None else mask) & ~np.eye(n, dtype=bool)
+    synapses = np.full(n, n) if mask is None else mask.sum(0)
 
     def init(key):
         checks.key("key", key)
@@ -103,8 +112,13 @@ def custom(
         def weights(line, key):
             if line == "bias":
                 return jnp.zeros(n)
-            fan_in, gain = (n_in, gain_in) if line == "w_in" else (n, gain_rec)
-            w = jax.random.normal(key, (fan_in, n)) * (gain / fan_in**0.5)
+            lines, fan_in, gain = (
+                (n_in, np.full(n, n_in), gain_in) if line == "w_in" else (n, synapses, gain_rec)
+            )
+            (gain,) = floating(gain)
+            spread = gain / np.sqrt(np.maximum(fan_in, 1))  # what hears no unit has no weights
+            w = jax.random.normal(key, (lines, n))
+            w = w * jnp.broadcast_to(jnp.asarray(spread, w.dtype), w.shape)
             return w if line == "w_in" or mask is None else jnp.where(mask, w, 0.0)
 
         params = {}
@@ -118,14 +132,16 @@ def custom(
                 params[line] = weights(line, k_line)
         if theta:
             dtype = jnp.zeros(()).dtype
-            params["theta"] = {k: jnp.asarray(v, dtype) for k, v in theta.items()}
+            params["theta"] = {
+                k: jnp.broadcast_to(jnp.asarray(v, dtype), (n,)) for k, v in theta.items()
+            }
         return params
 
     def initial_state(params, batch_shape):
         dtype = compute_dtype(params)
 
         def full(value):
-            integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            integer = jnp.issubdtype(value.dtype, jnp.integer)
             return jnp.full((*batch_shape, n), value, jnp.int32 if integer else dtype)
 
         return jax.tree.map(full, state)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from eprop_jax import checks
 from eprop_jax.base import Cell
 from eprop_jax.cells.custom import LINES, custom
+from eprop_jax.units import like
 
 
 class LSTMState(NamedTuple):
@@ -38,10 +39,11 @@ def lstm(n_in: int, n_units: int, *, forget_bias: float = 1.0, **options) -> Cel
     >>> sorted(ej.cells.lstm(n_in=3, n_units=4).init(jax.random.key(0))["w_rec"])
     ['f', 'g', 'i', 'o']
     """
-    checks.number("forget_bias", forget_bias)
+    forget_bias = checks.number("forget_bias", forget_bias)
 
     def dynamics(theta, c, a):
-        s = jax.nn.sigmoid(a["f"] + forget_bias) * c.s + jax.nn.sigmoid(a["i"]) * jnp.tanh(a["g"])
+        forget = jax.nn.sigmoid(a["f"] + like(forget_bias, a["f"]))
+        s = forget * c.s + jax.nn.sigmoid(a["i"]) * jnp.tanh(a["g"])
         return LSTMState(s=s, o=jax.nn.sigmoid(a["o"]))
 
     return custom(
@@ -52,7 +54,7 @@ def lstm(n_in: int, n_units: int, *, forget_bias: float = 1.0, **options) -> Cel
         LSTMState(s=0.0, o=0.0),
         drives={gate: LINES for gate in "ifgo"},
         **options,
-    )
+    )._replace(name="lstm")
 
 
 def gru(n_in: int, n_units: int, **options) -> Cell:
@@ -88,4 +90,4 @@ def gru(n_in: int, n_units: int, **options) -> Cell:
         0.0,
         drives={"r": LINES, "z": LINES, "n": ("w_in", "bias"), "hn": ("w_rec", "bias")},
         **options,
-    )
+    )._replace(name="gru")

@@ -37,7 +37,7 @@ def rnn(
     return custom(
         n_in, n_units, lambda theta, c, a: a, lambda theta, c: activation(c), 0.0, shared=("",),
         **options,
-    )  # fmt: skip
+    )._replace(name="rnn")  # fmt: skip
 
 
 def leaky_rnn(
@@ -57,7 +57,7 @@ def leaky_rnn(
 
     Args:
       n_in, n_units: sizes.
-      tau: time constant in ms, a number or [n] (default 20); α = exp(−dt/τ).
+      tau: time constant in ms, a number or [n] (default 20), which may be traced; α = exp(−dt/τ).
       decay: α itself, instead of `tau`.
       dt: step in ms.
       activation: φ, elementwise.
@@ -65,7 +65,9 @@ def leaky_rnn(
       **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
 
     Raises:
-      TypeError, ValueError: as `custom`, and for τ ≤ 0 or a decay outside [0, 1).
+      TypeError, ValueError: as `custom`, and for τ ≤ 0 or a decay outside [0, 1); without a leak
+        (τ = ∞, decay 1) no drive would arrive. When parameters are drawn or first used, for a decay
+        that rounds to 1 in their dtype.
 
     >>> import jax, eprop_jax as ej
     >>> cell = ej.cells.leaky_rnn(n_in=3, n_units=4, tau=10.0, trainable=("tau",))
@@ -74,12 +76,13 @@ def leaky_rnn(
     """
     unit = Units(n_units, dt, trainable, ("tau",))
     alpha = unit.decay("tau", "alpha", tau, decay, "decay")
+    rest = unit.rest("tau", "alpha")
     checks.is_callable("activation", activation)
 
     def dynamics(theta, c, a):
-        return alpha(theta) * c + (1 - alpha(theta)) * a
+        return alpha(theta) * c + rest(theta) * a
 
-    return custom(
+    cell = custom(
         n_in,
         n_units,
         dynamics,
@@ -87,9 +90,10 @@ def leaky_rnn(
         0.0,
         theta=unit.theta,
         constants=unit.constants,
-        shared=("",) if "alpha" in unit.constants and not np.ptp(unit.constants["alpha"]) else (),
+        shared=("",) if unit.is_one("alpha") else (),
         **options,
     )
+    return unit.finish(cell, "leaky_rnn")
 
 
 class ComplexState(NamedTuple):
@@ -112,14 +116,16 @@ def linear_recurrence(
 
     Args:
       n_in, n_units: sizes.
-      decay: |λ| in [0, 1), a number or [n]; default: spread evenly from 0.5 to 0.99.
+      decay: |λ| in [0, 1], a number or [n], which may be traced; default: spread evenly from 0.5 to
+        0.99. 1 is an undamped oscillator, or an integrator at frequency 0.
       frequency: the phase of λ in radians a step, a number or [n].
       trainable: from ("decay", "frequency"); the decay is stored as log(−1/log|λ|), which keeps
         |λ| in (0, 1).
       gain_in: as in `custom`.
 
     Raises:
-      TypeError, ValueError: as `custom`, and for a decay outside [0, 1).
+      TypeError, ValueError: as `custom`, and for a decay outside [0, 1], or in (0, 1) where it is
+        trained; when parameters are drawn or first used, for one that rounds to 1 in their dtype.
 
     >>> import jax, eprop_jax as ej
     >>> sorted(ej.cells.linear_recurrence(n_in=3, n_units=4).init(jax.random.key(0)))
@@ -135,7 +141,7 @@ def linear_recurrence(
         re, im = radius(theta) * jnp.cos(phase(theta)), radius(theta) * jnp.sin(phase(theta))
         return ComplexState(re=re * c.re - im * c.im + a, im=im * c.re + re * c.im)
 
-    return custom(
+    cell = custom(
         n_in,
         n_units,
         dynamics,
@@ -146,3 +152,4 @@ def linear_recurrence(
         constants=unit.constants,
         gain_in=gain_in,
     )
+    return unit.finish(cell, "linear_recurrence")

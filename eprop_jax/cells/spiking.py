@@ -11,7 +11,7 @@ import numpy as np
 from eprop_jax import checks, surrogates
 from eprop_jax.base import Cell
 from eprop_jax.cells.custom import custom
-from eprop_jax.units import Units
+from eprop_jax.units import Units, floating
 
 
 class SpikingState(NamedTuple):
@@ -67,7 +67,7 @@ def alif(
     v^t = α v^{t-1} + a^t − v_th z^{t-1}
     a^t = ρ a^{t-1} + z^{t-1}
     z^t = Θ(v^t − A^t), A^t = v_th + β a^t; h = z; its derivative is `surrogate`(v^t − A^t), and
-    zero while the unit is refractory.
+    zero while the unit is refractory. Without a leak (τ_m = ∞, α = 1) v sums its input up.
 
     Implicit: the leaks, the unit's own spike into its adaptation, and its reset. Explicit:
     everything through W_rec, the self-connection w_jj included.
@@ -75,22 +75,25 @@ def alif(
     Args:
       n_in, n_units: sizes.
       tau_m, tau_a: time constants of voltage and adaptation in ms, numbers or [n] (defaults 20 and
-        200); α = exp(−dt/τ_m), ρ = exp(−dt/τ_a).
-      alpha, rho: the decay factors themselves, instead of the time constants.
+        200), up to inf; α = exp(−dt/τ_m), ρ = exp(−dt/τ_a). Like the next five they may be traced.
+      alpha, rho: the decay factors themselves in [0, 1], instead of the time constants.
       beta: adaptation strength β, a number or [n] (0 for units that do not adapt); default
-        1.7 (1−ρ)/(1−α) v_th, the ratio that Bellec et al. take.
+        1.7 (1−ρ)/(1−α) v_th, the ratio that Bellec et al. take; without a leak there is none.
       v_th: threshold, in the units of v, a number or [n].
       dt: step in ms.
       refractory: n_ref; after a spike at t, no spike and ψ = 0 at t+1 … t+n_ref−1 (NEST's count).
-      scale_input: True multiplies the drive by (1−α).
+      scale_input: True multiplies the drive by (1−α), for α < 1.
       reset_gradient: False: no gradient through −v_th z^{t-1} (Bellec et al., NEST).
-      surrogate: ψ, a function of v − A; default `piecewise_linear(0.3/v_th, v_th)`.
+      surrogate: ψ, a function of v − A; default `piecewise_linear(0.3/v_th, v_th)`, of each unit's
+        own v_th, as it is at the time where it is trained.
       trainable: from ("tau_m", "tau_a", "beta", "v_th"). τ is stored as log(τ/dt) and v_th as its
         logarithm, so that both stay positive.
       **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
 
     Raises:
-      TypeError, ValueError: as `custom`, and for τ ≤ 0, a decay outside [0, 1), v_th ≤ 0.
+      TypeError, ValueError: as `custom`, and for τ ≤ 0, a decay outside [0, 1], v_th ≤ 0; for no
+        leak where it is trained, `scale_input` or β's default; when parameters are drawn or first
+        used, for a decay that rounds to 1 in their dtype.
 
     >>> import jax, eprop_jax as ej
     >>> cell = ej.cells.alif(n_in=3, n_units=4, tau_a=200.0, trainable=("tau_a",))
@@ -110,33 +113,34 @@ def _spiking(
     **options,
 ):  # fmt: skip
     n = checks.size("n_units", n_units)
-    n_ref = checks.steps("refractory", refractory)
+    n_ref = checks.fits("refractory", checks.steps("refractory", refractory), np.int32)
     checks.flag("scale_input", scale_input)
     checks.flag("reset_gradient", reset_gradient)
     unit = Units(n, dt, trainable, ("tau_m", "v_th") + (("tau_a", "beta") if adaptive else ()))
     alpha_of = unit.decay("tau_m", "alpha", tau_m, alpha, "alpha")
+    rest_of = unit.rest("tau_m", "alpha") if scale_input else None
     threshold = unit.positive("v_th", v_th)
     if adaptive:
         rho_of = unit.decay("tau_a", "rho", tau_a, rho, "rho", 200.0)
-        if beta is None:
-            slow, fast = 1 - unit.factors["rho"], 1 - unit.factors["alpha"]
-            beta = 1.7 * slow / fast * np.asarray(v_th)
-        beta_of = unit.real("beta", beta)
-    if surrogate is None:
-        v_0 = float(np.mean(v_th))
-        surrogate = surrogates.piecewise_linear(0.3 / v_0, v_0)
-    spike = surrogates.spike(surrogate)
+        beta_of = unit.real("beta", _usual_beta(unit) if beta is None else beta)
+    of_own = None if surrogate is None else surrogates.spike(surrogate)
+
+    def spike(theta, x):
+        if of_own is not None:
+            return of_own(x)
+        v = threshold(theta)
+        return surrogates.heaviside(x, surrogates.piecewise_linear(0.3 / v, v)(x))
 
     def output(theta, c):
         barrier = threshold(theta) + (beta_of(theta) * c.a if adaptive else 0.0)
-        z = spike(c.v - barrier)
+        z = spike(theta, c.v - barrier)
         return jnp.where(c.r == 0, z, jnp.zeros_like(z)) if n_ref else z
 
     def dynamics(theta, c, drive):
         z = output(theta, c)
         reset = threshold(theta) * z
         reset = reset if reset_gradient else jax.lax.stop_gradient(reset)
-        gain = 1 - alpha_of(theta) if scale_input else 1.0
+        gain = rest_of(theta) if scale_input else 1.0
         return SpikingState(
             v=alpha_of(theta) * c.v + gain * drive - reset,
             a=rho_of(theta) * c.a + z if adaptive else (),
@@ -144,8 +148,18 @@ def _spiking(
         )
 
     state = SpikingState(v=0.0, a=0.0 if adaptive else (), r=0 if n_ref else ())
-    one_decay = "alpha" in unit.constants and not np.ptp(unit.constants["alpha"])
-    return custom(
+    cell = custom(
         n_in, n, dynamics, output, state, theta=unit.theta, constants=unit.constants,
-        shared=("v",) if one_decay and not reset_gradient else (), **options,
+        shared=("v",) if unit.is_one("alpha") and not reset_gradient else (), **options,
     )  # fmt: skip
+    return unit.finish(cell, "alif" if adaptive else "lif")
+
+
+def _usual_beta(unit: Units) -> Any:
+    """1.7 (1−ρ)/(1−α) v_th."""
+    fast, slow = unit.decays["alpha"], unit.decays["rho"]
+    for d in (fast, slow):
+        if not checks.is_traced(d.rest) and np.any(d.rest == 0):
+            raise ValueError(f"beta: has no default where {d.name} is {d.given}, wanted its value")
+    slow, fast, v_th = floating(slow.rest, fast.rest, unit.values["v_th"])
+    return 1.7 * slow / fast * v_th

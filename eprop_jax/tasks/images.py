@@ -186,8 +186,8 @@ def _named_at_the_end(xs, labels, steps_each):
 
 
 def _fit(images, labels):
-    checks.array("images", images, 3, f"[B, {ROWS}, {COLUMNS}]")
-    checks.array("labels", labels, 1, "[B], one an image")
+    checks.fits("images", checks.array("images", images, 3, f"[B, {ROWS}, {COLUMNS}]"))
+    checks.fits("labels", checks.array("labels", labels, 1, "[B], one an image"))
     if images.shape[1:] != (ROWS, COLUMNS):
         raise ValueError(f"images: got shape {list(images.shape)}, wanted [B, {ROWS}, {COLUMNS}]")
     if labels.shape != images.shape[:1]:

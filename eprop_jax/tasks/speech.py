@@ -93,9 +93,9 @@ def utterances(
     ((5, 2, 12), [0.5, 0.5, 0.0, 0.0, 0.0])
     """
     checks.one_of("named", named, ("throughout", "last"))
-    B, T = checks.array("frames", frames, 3, "[B, T, d]").shape[:2]
+    B, T = checks.fits("frames", checks.array("frames", frames, 3, "[B, T, d]")).shape[:2]
     for name, value in (("lengths", lengths), ("speakers", speakers)):
-        checks.array(name, value, 1, f"[{B}], one each")
+        checks.fits(name, checks.array(name, value, 1, f"[{B}], one each"))
         if value.shape != (B,):
             raise ValueError(f"{name}: got shape {list(value.shape)}, wanted [{B}], one each")
     if not isinstance(lengths, core.Tracer) and not np.all((lengths >= 1) & (lengths <= T)):

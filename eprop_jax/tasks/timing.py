@@ -20,6 +20,10 @@ def number(name: str, value) -> float:
     >>> number("dt", 2)
     2.0
     """
+    if checks.is_traced(value):
+        raise TypeError(
+            f"{name}: got a tracer, wanted a number that is known when the task is made"
+        )
     if getattr(checks.finite(name, value), "ndim", 0) or isinstance(value, (list, tuple)):
         raise TypeError(f"{name}: got {value!r}, wanted one number")
     return float(value)
