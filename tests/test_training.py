@@ -213,6 +213,12 @@ def test_a_finite_gradient_of_float16_does_not_stop_a_run():
     assert run.log["grad_norm"][0] == pytest.approx(norm, rel=1e-2)
 
 
+def test_fidelity_squares_float16_in_float32():
+    g = jnp.full(4, 1000.0, "float16")
+    found = ej.fidelity(g, 2 * g)
+    assert [float(x) for x in found] == pytest.approx([1, 0.5, 1, 0.5])
+
+
 def test_a_task_that_still_wants_its_batch_is_refused():
     with pytest.raises(
         TypeError, match=r"data: got a function of \(key, batch\), wanted a sampler"
