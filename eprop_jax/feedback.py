@@ -90,7 +90,8 @@ def fixed(
     def update(updates, state, params=None, **extra):
         changes, state = whole.update(updates, state, params, **extra)
         if isinstance(changes, dict) and "feedback" in changes:
-            changes = {**changes, "feedback": jnp.zeros_like(changes["feedback"])}
+            B = jnp.zeros_like(changes["feedback"])  # pyright: ignore
+            changes = {**changes, "feedback": B}
         return changes, state
 
     return optax.GradientTransformationExtraArgs(whole.init, update)
