@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 Program = Callable[..., tuple[Told, Any]]
 """(params, xs, ys, constants, carried) -> (Told, dL_dxs): a function () -> ∂L/∂xs, or None where the
-rule has none. By `constants` nothing may be differentiated; what is `carried` comes from an earlier step."""
+rule has none. By `constants` nothing may be differentiated; what is `carried` comes from a step before."""
 
 
 def by_rule(program: Program) -> Callable[..., Told]:
@@ -164,8 +164,8 @@ def inner(gradient: PyTree, dots: PyTree, like: Array) -> Array:
 
 OUT = (
     "a rule's outputs, activity, losses and carry: got a function of them that is being "
-    "differentiated; a rule has a gradient of its loss alone. Put what you want to differentiate into `loss`, "
-    "`activity_loss` or `state_loss`, or differentiate `net.apply` (which is BPTT)"
+    "differentiated; a rule has a gradient of its loss alone. Put what you want to differentiate "
+    "into `loss`, `activity_loss` or `state_loss`, or differentiate `net.apply` (which is BPTT)"
 )
 NO_INPUTS = (
     "xs: got inputs by which the loss is being differentiated, wanted constants: this rule has no "
@@ -173,8 +173,8 @@ NO_INPUTS = (
 )
 MADE_WITH = (
     "a value that the rule was made with (a time constant, a strength, a learning rate): got one by "
-    "which the loss is being differentiated, wanted a constant: a rule has gradients to params, xs and ys (a "
-    "derivative through training itself is ej.train's)"
+    "which the loss is being differentiated, wanted a constant: a rule has gradients to params, xs "
+    "and ys (a derivative through training itself is ej.train's)"
 )
 IN_CARRY = (
     "carry: got one by which the loss is being differentiated, wanted a constant: a rule has "
@@ -263,7 +263,7 @@ def whole_by_rule(program: Callable, check: Callable) -> Callable:
 
 def without_state(carry: Any) -> tuple[Any, PyTree]:
     """What is carried from step to step, and apart from it the units' own state c: by that no
-    derivative may come, as it might if somebody trained it. All of a carry that is not the library's."""
+    derivative may come, as it might if somebody trained it. All of a carry of somebody else's kind."""
     if not isinstance(carry, Carry):
         return (), carry
     return carry._replace(state=carry.state._replace(c=())), carry.state.c
