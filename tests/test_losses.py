@@ -31,6 +31,11 @@ def test_cross_entropy_takes_classes_one_hot_and_soft_targets():
     assert float(loss(Y, soft)) == pytest.approx(float(optax.softmax_cross_entropy(Y, soft)))
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_class_that_does_not_exist_is_no_loss_of_zero(label):
+    assert np.isnan(ej.losses.softmax_cross_entropy(jnp.zeros(3), jnp.array(label)))
+
+
 def test_cross_entropy_is_finite_for_large_logits():
     y = jnp.array([1e4, -1e4, 0.0])
     value, grad = jax.value_and_grad(ej.losses.softmax_cross_entropy)(y, jnp.array(1))
