@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 Program = Callable[..., tuple[Told, Any]]
 """(params, xs, ys, constants, carried) -> (Told, dL_dxs): a function () -> ∂L/∂xs, or None where the
-rule has none. By `constants` nothing may be differentiated; what is `carried` comes from a step before."""
+rule has none. By `constants` nothing may be differentiated; what is `carried` is a step's before."""
 
 
 def by_rule(program: Program) -> Callable[..., Told]:

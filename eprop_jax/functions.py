@@ -61,7 +61,8 @@ def _ours(error: Exception) -> bool:
 
 def unit_functions(cell, c, a, theta) -> None:
     """The user's one-unit functions keep the state's structure, shapes and dtypes."""
-    out = of_one("dynamics", functools.partial(jax.eval_shape, cell.dynamics), theta, c, a)
+    dynamics = lambda theta, c, a: as_state(c, cell.dynamics(theta, c, a))
+    out = of_one("dynamics", functools.partial(jax.eval_shape, dynamics), theta, c, a)
     if jax.tree.structure(out) != jax.tree.structure(c):
         raise ValueError(
             f"dynamics: returned {checks.form(out)}, wanted {checks.form(c)}, the structure of the "
@@ -80,8 +81,16 @@ def unit_functions(cell, c, a, theta) -> None:
     h = of_one("output", functools.partial(jax.eval_shape, cell.output), theta, c)
     if getattr(h, "shape", None) != () or not jnp.issubdtype(h.dtype, jnp.floating):
         raise ValueError(f"output: got {h}, wanted one floating scalar, h_j")
-    _differentiable_forward("dynamics", cell.dynamics, (theta, c, a))
+    _differentiable_forward("dynamics", dynamics, (theta, c, a))
     _differentiable_forward("output", cell.output, (theta, c))
+
+
+def as_state(c, out):
+    """What the dynamics returned, with Python's numbers in the dtype of their component."""
+    if jax.tree.structure(out) != jax.tree.structure(c):
+        return out  # which is refused
+    plain = lambda x: isinstance(x, (bool, int, float)) and not hasattr(x, "dtype")
+    return jax.tree.map(lambda x, was: jnp.asarray(x, was.dtype) if plain(x) else x, out, c)
 
 
 def _differentiable_forward(name: str, function: Callable, args: tuple) -> None:

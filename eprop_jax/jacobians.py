@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks, dependence
 from eprop_jax.base import Array, Cell, Maybe, PyTree, Readout
+from eprop_jax.functions import as_state
 
 __all__ = ["Blocks", "blocks"]
 
@@ -234,7 +235,7 @@ def dynamics(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> PyTree:
 
 def _next_state(cell: Cell, theta_j: dict, c_j: PyTree, a_j: PyTree) -> PyTree:
     """c_j^t, as arrays also where the user's function returns Python numbers."""
-    return jax.tree.map(jnp.asarray, cell.dynamics(theta_j, c_j, a_j))
+    return jax.tree.map(jnp.asarray, as_state(c_j, cell.dynamics(theta_j, c_j, a_j)))
 
 
 def output(cell: Cell, params: dict, c_t: PyTree) -> Array:

@@ -100,7 +100,7 @@ def test_the_second_derivative_is_that_of_the_rules_own_gradient():
 
 
 def test_a_sum_of_steps_is_the_sum_of_their_gradients():
-    """A loop of one's own over `step`, in Python or by scan: to params, and to its own chunk's inputs."""
+    """A loop over `step`, in Python or by scan: to params, and to each chunk's own inputs."""
     rule, params = made("e-prop", GRU)
     xs, ys = GRU.xs, GRU.ys
 
@@ -122,7 +122,7 @@ def test_a_sum_of_steps_is_the_sum_of_their_gradients():
     by_params, by_xs = jax.jit(jax.grad(in_python, (0, 1)))(params, xs)
     assert_same(by_params, wanted, 1e-12)
     assert_same(jax.jit(jax.grad(by_scan))(params), wanted, 1e-12)
-    carry, out = rule.step(params, rule.init(params, (2,)), xs[:1], ys[:1])
+    carry, _ = rule.step(params, rule.init(params, (2,)), xs[:1], ys[:1])
     last = lambda x: rule.step(params, carry, x, ys[1:4])[1].loss
     assert_same(by_xs[1:4], jax.grad(last)(xs[1:4]), 1e-12)
 
