@@ -181,7 +181,7 @@ def run(tree: Path, group: str) -> tuple[bool, str]:
         return False, f"no end within {TIMEOUT} s"
     if done.returncode not in (0, 1, 2):  # 2: what is imported fails
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}")
-    failed = [x for x in done.stdout.splitlines() if x.startswith(("FAILED", "ERROR"))]
+    failed = [x for x in done.stdout.splitlines() if x.startswith(("FAILED ", "ERROR "))]
     return done.returncode == 0, failed[0].split(" - ")[0] if failed else ""
 
 

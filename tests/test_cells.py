@@ -441,7 +441,7 @@ def test_readouts_by_hand():
 
     assert np.allclose(read(ej.readouts.linear(1, 1), [1.0, 0.0, 2.0]), [2, 0, 4])
     assert np.allclose(read(ej.readouts.leaky(1, 1, kappa=0.5), [1.0, 0.0, 2.0]), [2, 1, 4.5])
-    scaled = ej.readouts.leaky(1, 1, kappa=0.5, scale_input=True)
-    assert np.allclose(read(scaled, [1.0, 0.0, 2.0]), [1, 0.5, 2.25])
+    scaled = ej.readouts.leaky(1, 1, kappa=0.25, scale_input=True)
+    assert np.allclose(read(scaled, [1.0, 0.0, 2.0]), [1.5, 0.375, 3.09375])
     own = ReadoutCase(lambda n, o: ej.readouts.custom(n, o, lambda p, y, a: y * a, y_0=1.0), None)
     assert np.allclose(read(own.make(1, 1), [1.0, 0.5, 2.0]), [2, 2, 8])

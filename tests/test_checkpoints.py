@@ -182,6 +182,12 @@ def test_steps_that_are_not_there(written, tmp_path):
     assert checkpoints.steps(tmp_path) == []
 
 
+def test_the_last_are_kept(tmp_path):
+    for step in (1, 2, 3, 4):
+        checkpoints.save(tmp_path, {"w": jnp.ones(2)}, step, keep=2)
+    assert checkpoints.steps(tmp_path) == [3, 4]
+
+
 def test_foreign_folders_that_bear_a_number_are_refused_or_not_seen(tmp_path):
     import orbax.checkpoint as ocp
 
