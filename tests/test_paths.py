@@ -12,7 +12,7 @@ from eprop_jax.engine import paths
 
 NAMED = {rule.name: rule for rule in paths.NAMED if isinstance(rule.language, str)}
 EXPRESSIONS = [
-    *{rule.language for rule in NAMED.values()},
+    *dict.fromkeys(rule.language for rule in NAMED.values()),
     *(paths.order(m) for m in (1, 2, 3, 5)),
     "i*(ei*)?f*",
     "",

@@ -119,8 +119,8 @@ DATA = [
      ("params", "extra", "does not train")),
     ("no read-out", without(PARAMS, "readout"), XS, YS, ("params", "['cell']", "'readout'")),
     ("no parameters", None, XS, YS, ("params", "NoneType", "net.init")),
-    ("feedback unasked", {**PARAMS, "feedback": B}, XS, YS,
-     ("params", "feedback", "does not train")),
+    ("feedback of another network", {**PARAMS, "feedback": B.T}, XS, YS,
+     ("params['feedback']", "[2, 5]", "[5, 2]")),
 ]  # fmt: skip
 
 FEEDBACK = [
@@ -142,7 +142,7 @@ CARRIES = [
 
 alike = lambda net, f: ej.m_order_eprop(net, f, order=2)
 RULES = {"bptt": ej.bptt, "rtrl": ej.rtrl, "order 2": alike}
-FEW = ("a leaf's T", "another cell", "feedback unasked")
+FEW = ("a leaf's T", "another cell", "feedback of another network")
 
 
 def called():
@@ -256,8 +256,8 @@ MAKING = [
      ("constants['k']", "int32")),
     ("wide state", lambda: neuron(state=(0.0, np.int64(2**33 + 1))), ("state[1]", "int32")),
     ("wide refractory", lambda: lif(3, 5, refractory=2**33), ("refractory", "int32")),
-    ("wide seed", lambda: experiments.settings("xor", seed=2**32), ("seed", "int32")),
-    ("huge seed", lambda: experiments.settings("xor", seed=2**70), ("seed", "int32")),
+    ("wide seed", lambda: experiments.settings("xor", seed=2**32), ("seed", "2**32")),
+    ("huge seed", lambda: experiments.settings("xor", seed=2**70), ("seed", "2**32")),
     ("v_th 0", lambda: lif(3, 5, v_th=0.0), ("v_th", "0.", "positive")),
     ("dt 0", lambda: lif(3, 5, dt=0.0), ("dt", "0.0", "positive")),
     ("refractory < 0", lambda: lif(3, 5, refractory=-1), ("refractory", "-1", ">= 0")),
@@ -545,6 +545,8 @@ PUBLIC = [
     ("feedback.init", lambda: ej.feedback.init(0, NET), ("key", "0", "PRNG key")),
     ("feedback.init", lambda: ej.feedback.init(KEY, NET, gain=-1.0),
      ("gain", "-1.0", "non-negative")),
+    ("feedback.fixed", lambda: ej.feedback.fixed(0.1, RULE), ("optimizer", "float", "optax")),
+    ("feedback.fixed", lambda: ej.feedback.fixed(SGD, NET), ("rule", "Network", "LearningRule")),
     ("encodings.poisson", lambda: ej.encodings.poisson(3, YS), ("key", "3", "PRNG key")),
     ("encodings.poisson", lambda: ej.encodings.poisson(KEY, "fast"),
      ("rate", "<U4", "real numbers")),
@@ -718,7 +720,7 @@ PUBLIC = [
 ]  # fmt: skip
 
 # Nothing is given, or an index into the arrays of a tiny network, which NumPy looks up.
-NOTHING_TO_REFUSE = {"tasks.digits", "tasks.japanese_vowels"} | {
+NOTHING_TO_REFUSE = {"tasks.digits", "tasks.japanese_vowels", "export.register"} | {
     f"equations.{name}"
     for name in (
         "chains", "eligibility_trace", "explicit_eligibility_trace", "explicit_increment",
