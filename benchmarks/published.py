@@ -1,7 +1,7 @@
 """The rules in the setups published for them: what they reach, and after how many updates.
 
 Setups of G. Bellec et al., *A solution to the learning dilemma for recurrent networks of spiking
-neurons*, Nature Communications 11:3625, 2020, as `eprop_jax/experiments.py` holds them. Pattern
+neurons*, Nature Communications 11:3625, 2020, as `eprop_jax/cli/experiments.py` holds them. Pattern
 generation: 2000 updates, the normalised mean squared error of the last. Evidence accumulation: as the
 authors stop, when of 64 fresh trials, drawn every 10 updates, and then of 8 · 64 more, less than 7 %
 are named wrongly; "stopped" is the number of updates done then.
@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import harness
-from eprop_jax import experiments, training
+from eprop_jax import training
+from eprop_jax.cli import experiments
 
 PATTERN = {
     "BPTT": {"rule": "bptt"},

@@ -1,33 +1,24 @@
 """eprop_jax: write the neuron, get every learning rule."""
 
-from eprop_jax import (
-    cells,
-    checkpoints,
-    encodings,
-    equations,
-    export,
-    feedback,
-    hybrids,
-    jacobians,
-    losses,
-    readouts,
-    sharding,
-    surrogates,
-    tasks,
-    training,
-)
-from eprop_jax.base import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
-from eprop_jax.bptt import bptt
-from eprop_jax.compare import compare, fidelity
-from eprop_jax.cost import cost
-from eprop_jax.eprop import eprop
-from eprop_jax.finite import check_finite
-from eprop_jax.m_order import m_order_eprop
-from eprop_jax.online import online
-from eprop_jax.precision import narrow_traces
-from eprop_jax.rtrl import rtrl
-from eprop_jax.sequence import value_and_grad
-from eprop_jax.training import train
+from eprop_jax import encodings, export, losses, tasks
+from eprop_jax.engine import jacobians
+from eprop_jax.network import cells, readouts, surrogates
+from eprop_jax.network.types import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
+from eprop_jax.paper import equations, hybrids
+from eprop_jax.rules import feedback
+from eprop_jax.rules.bptt import bptt
+from eprop_jax.rules.eprop import eprop
+from eprop_jax.rules.m_order import m_order_eprop
+from eprop_jax.rules.rtrl import rtrl
+from eprop_jax.run import checkpoints, training
+from eprop_jax.run.compare import compare, fidelity
+from eprop_jax.run.cost import cost
+from eprop_jax.run.finite import check_finite
+from eprop_jax.run.online import online
+from eprop_jax.run.sequence import value_and_grad
+from eprop_jax.run.training import train
+from eprop_jax.transforms import sharding
+from eprop_jax.transforms.narrow_traces import narrow_traces
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import checks
-from eprop_jax.base import Array
+from eprop_jax.network.types import Array
 
 
 def poisson(key: Array, rate: Any, dt: float = 1.0) -> Array:

@@ -18,14 +18,14 @@ import contextlib
 import jax
 from jax import export
 
-from eprop_jax.base import Carry, Gamma, PyTree, State, StepOutput
-from eprop_jax.cells.gated import LSTMState
-from eprop_jax.cells.rate import ComplexState
-from eprop_jax.cells.spiking import SpikingState
-from eprop_jax.compare import Comparison, Fidelity
-from eprop_jax.online import OnlineState
-from eprop_jax.sequence import Aux
-from eprop_jax.training.updates import TrainState
+from eprop_jax.network.cells.gated import LSTMState
+from eprop_jax.network.cells.rate import ComplexState
+from eprop_jax.network.cells.spiking import SpikingState
+from eprop_jax.network.types import Carry, Gamma, PyTree, State, StepOutput
+from eprop_jax.run.compare import Comparison, Fidelity
+from eprop_jax.run.online import OnlineState
+from eprop_jax.run.sequence import Aux
+from eprop_jax.run.training.updates import TrainState
 
 __all__ = ["register"]
 

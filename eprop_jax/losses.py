@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import checks
-from eprop_jax.base import Array
-from eprop_jax.units import like
+from eprop_jax.network.types import Array
+from eprop_jax.network.units import like
 
 Loss = Callable[[Array, Any], Array]
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import eprop_jax as ej
-from eprop_jax import checkpoints, folders, training
+from eprop_jax import checkpoints, training
+from eprop_jax.run import folders
 from eprop_jax.tasks import files
 
 TREE = {"w": jnp.arange(6.0).reshape(2, 3), "count": jnp.int32(4), "key": jax.random.key(3)}

@@ -15,7 +15,9 @@ import optax
 import pytest
 
 import eprop_jax as ej
-from eprop_jax import demo, tasks, taxonomy
+from eprop_jax import tasks
+from eprop_jax.cli import demo
+from eprop_jax.paper import taxonomy
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Started from a background job, a process ignores SIGINT; a terminal's does not.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import eprop_jax as ej
-from eprop_jax import dependence
+from eprop_jax.engine import dependence
 
 
 class State(NamedTuple):

@@ -9,7 +9,8 @@ import pytest
 
 import eprop_jax as ej
 from eprop_jax import jacobians as jac
-from eprop_jax.cost import auto_chunk
+from eprop_jax.network import unitwise
+from eprop_jax.run.cost import auto_chunk
 
 LOSS = ej.losses.squared_error
 
@@ -36,9 +37,9 @@ def drawn(cell, seed=0, batch=5):
     draw = lambda x: jax.random.normal(next(keys), x.shape) if x.dtype != jnp.int32 else x
     c = jax.tree.map(draw, cell.initial_state(params, (batch,)))
     gates = set().union(
-        *(jac.as_gates(params[k]) for k in ("w_in", "w_rec", "bias") if k in params)
+        *(unitwise.as_gates(params[k]) for k in ("w_in", "w_rec", "bias") if k in params)
     )
-    a = jac.of_gates({g: jax.random.normal(next(keys), (batch, 4)) for g in sorted(gates)})
+    a = unitwise.of_gates({g: jax.random.normal(next(keys), (batch, 4)) for g in sorted(gates)})
     return params, c, a
 
 
@@ -63,18 +64,18 @@ def test_blocks_are_jacfwd_of_one_unit(name):
     cell = CELLS[name]()
     params, c, a = drawn(cell)
     J = jac.blocks(cell, params, c, a, c)
-    values = jac.theta(cell, params)
+    values = unitwise.theta(cell, params)
     for b, j in ((0, 0), (3, 2)):
         at = lambda tree, b=b, j=j: jax.tree.map(lambda x: x[b, j], tree)
         theta_j, leaves = {k: v[j] for k, v in values.items()}, jax.tree.leaves(at(c))
-        where = jac.float_positions(c)
+        where = unitwise.float_positions(c)
 
         def unit(parts, a_j, theta_j=theta_j, leaves=leaves, where=where):
             merged = list(leaves)
             for i, part in zip(where, parts):
                 merged[i] = part
             state = jax.tree.structure(c).unflatten(merged)
-            return jac.floats(cell.dynamics(theta_j, state, a_j)), cell.output(theta_j, state)
+            return unitwise.floats(cell.dynamics(theta_j, state, a_j)), cell.output(theta_j, state)
 
         parts = tuple(leaves[i] for i in where)
         by_c = jax.jacfwd(unit, argnums=0)(parts, at(a))
@@ -84,7 +85,7 @@ def test_blocks_are_jacfwd_of_one_unit(name):
                 block = J.D[r][col]
                 got = 0.0 if block is None else float(block[b, j])
                 assert got == pytest.approx(float(by_c[0][r][col]), abs=1e-14)
-            for gate, wanted in jac.as_gates(by_a[0][r]).items():
+            for gate, wanted in unitwise.as_gates(by_a[0][r]).items():
                 block = J.B[r][gate]
                 got = 0.0 if block is None else float(block[b, j])
                 assert got == pytest.approx(float(wanted), abs=1e-14)

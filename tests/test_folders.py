@@ -15,7 +15,8 @@ import warnings
 import numpy as np
 import pytest
 
-from eprop_jax import checkpoints, folders
+from eprop_jax import checkpoints
+from eprop_jax.run import folders
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = ("rename", "replace", "mkdir", "rmdir", "unlink", "remove", "fsync", "ftruncate", "pwrite")
@@ -295,7 +296,7 @@ def test_reading_changes_nothing(plain, tmp_path):
 
 HOLD = """
 import sys, time
-from eprop_jax import folders
+from eprop_jax.run import folders
 with folders.lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(100)

@@ -10,7 +10,8 @@ from cases import problem
 from jax.flatten_util import ravel_pytree
 
 import eprop_jax as ej
-from eprop_jax import equations, graph, plotting
+from eprop_jax import equations, plotting
+from eprop_jax.paper import graph
 
 Figure = pytest.importorskip("matplotlib.figure").Figure
 backend = pytest.importorskip("matplotlib.backends.backend_agg")

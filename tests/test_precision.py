@@ -19,9 +19,9 @@ import reference as ref
 from cases import problem
 
 import eprop_jax as ej
-from eprop_jax import chunks, recursions, rules
-from eprop_jax.eprop import recursion as eprop_recursion
-from eprop_jax.rtrl import recursion as rtrl_recursion
+from eprop_jax.engine import chunks, objective, recursions
+from eprop_jax.rules.eprop import recursion as eprop_recursion
+from eprop_jax.rules.rtrl import recursion as rtrl_recursion
 
 LOSS = ej.losses.squared_error
 T = 100_000
@@ -68,8 +68,8 @@ def imposed(rule, recursion, chunk):
 
         def body(total, part):
             (carries, grads), peaks = total
-            at = rules.meet(
-                spec, given["float32"], carries["float32"].state, rules.Data(*part, None)
+            at = objective.meet(
+                spec, given["float32"], carries["float32"].state, objective.Data(*part, None)
             )
             before, after = carries["float32"].state, ej.State(at.run.c_K, at.run.y[-1])
             now, found = {}, {}

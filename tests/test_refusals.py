@@ -21,7 +21,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import eprop_jax as ej
-from eprop_jax import experiments, plotting, training
+from eprop_jax import plotting, training
+from eprop_jax.cli import experiments
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 2)

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 import eprop_jax as ej
-from eprop_jax import checkpoints, demo, experiments, folders, options, runs, studies, taxonomy
-from eprop_jax.__main__ import main
+from eprop_jax import checkpoints
+from eprop_jax.cli import demo, experiments, options, runs, studies
+from eprop_jax.cli.main import main
+from eprop_jax.paper import taxonomy
+from eprop_jax.run import folders
 
 SMALL = ["--task", "copy", "--cell", "rnn", "--units", "6", "--batch", "3"]
 
@@ -280,7 +283,7 @@ def test_what_was_found_is_kept_when_a_command_is_killed(tmp_path, monkeypatch):
 
 
 def test_rules_have_one_name_in_every_command():
-    from eprop_jax.__main__ import parse
+    from eprop_jax.cli.main import parse
 
     assert demo.RULES == experiments.RULES == options.RULES == taxonomy.KEYS
     for rule in (*taxonomy.KEYS, "symmetric"):
@@ -384,7 +387,7 @@ def test_what_cannot_be_run_is_said_in_one_line(tmp_path, capsys):
 
 
 def test_the_reset_gradient_is_a_choice():
-    from eprop_jax.__main__ import parse
+    from eprop_jax.cli.main import parse
 
     of = lambda *options: runs.settings_of(parse(["train", *options])).reset_gradient
     assert (of(), of("--reset-gradient", "yes"), of("--reset-gradient", "no")) == (

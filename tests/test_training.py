@@ -15,7 +15,8 @@ import optax
 import pytest
 
 import eprop_jax as ej
-from eprop_jax import experiments, training
+from eprop_jax import training
+from eprop_jax.cli import experiments
 
 TASK = functools.partial(ej.tasks.copy_memory(n_symbols=2, length=2, delay=3), batch=6)
 NET = ej.Network(ej.cells.gru(4, 7, gain_rec=1.5), ej.readouts.leaky(7, 2, tau=2.0))
@@ -351,7 +352,8 @@ def test_a_checkpoint_that_was_not_finished_is_never_read(tmp_path, monkeypatch)
 def test_the_reduced_evidence_task_is_learned_in_the_settings_that_are_shipped():
     """float32, as a user runs it; benchmarks/published.py has the published one."""
     code = (
-        "from eprop_jax import experiments, training\n"
+        "from eprop_jax import training\n"
+        "from eprop_jax.cli import experiments\n"
         "s = experiments.settings('evidence-small', rule='eprop', feedback='random', steps=300)\n"
         "e = experiments.experiment(s)\n"
         "look = training.evaluator(e.rule, e.sampler, metrics=e.metrics, batches=4)\n"

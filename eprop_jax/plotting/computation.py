@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from eprop_jax import graph as graphs
-from eprop_jax.base import LearningRule
-from eprop_jax.graph import Edge, Graph, Node
+from eprop_jax.network.types import LearningRule
+from eprop_jax.paper import graph as graphs
+from eprop_jax.paper.graph import Edge, Graph, Node
 from eprop_jax.plotting import style
 
 RADIUS = 13.0

@@ -25,7 +25,8 @@ def demo_figure(path: Path, results: Mapping[str, list], orders: Mapping[str, An
       TypeError: if `path` is no path, or the others no dicts by cell.
 
     >>> import pathlib, tempfile
-    >>> from eprop_jax import demo, plotting, tasks
+    >>> from eprop_jax import plotting, tasks
+    >>> from eprop_jax.cli import demo
     >>> done, by_order = demo.run("gru", tasks.digits(), rules=["frozen"], seeds=1, updates=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "demo.png"

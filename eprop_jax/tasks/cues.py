@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import checks
-from eprop_jax.base import Array
+from eprop_jax.network.types import Array
 from eprop_jax.tasks.timing import Task, between, spike_probability, spikes, steps
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import core
 
 from eprop_jax import checks
-from eprop_jax.base import Array
+from eprop_jax.network.types import Array
 from eprop_jax.tasks.files import packaged
 from eprop_jax.tasks.timing import Task
 

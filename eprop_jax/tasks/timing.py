@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks
-from eprop_jax.base import Array, PyTree
+from eprop_jax.network.types import Array, PyTree
 
 Task = Callable[[Array, int], tuple[Array, PyTree]]
 """(key, batch) -> (xs [T, batch, n_in], ys); pure, and jittable with `static_argnums=1`"""

@@ -1,0 +1,1 @@
+"""The command line, and the setups that it knows by name."""

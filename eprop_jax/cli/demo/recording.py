@@ -1,0 +1,73 @@
+"""A look inside: spikes and eligibility traces while a network reads a few digits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eprop_jax.cli.demo.setups import LOSS, Setup, presenter
+from eprop_jax.engine import jacobians
+from eprop_jax.network.types import PyTree
+from eprop_jax.rules.eprop import eprop
+
+
+class Recording(NamedTuple):
+    """One network reading a few digits one after the other, from rest each time."""
+
+    spikes: np.ndarray
+    """h, [T, n] over all digits"""
+    traces: np.ndarray
+    """eligibility traces e_ij^t of a few recurrent synapses, [T, synapses]"""
+    synapses: list[tuple[int, int]]
+    """(i, j): presynaptic, postsynaptic"""
+    steps: int
+    """a digit"""
+    labels: list[int]
+
+
+def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> Recording:
+    """Run e-prop step by step, and keep h and the largest eligibility traces e = ψ ε (Eq. 9).
+
+    Args:
+      s: the experiment.
+      params: one seed's {"cell", "readout"}.
+      images, labels: [B, 8, 8] and [B], a few digits.
+
+    Raises:
+      ValueError: if the cell has several drives (its traces are one a gate, not one a synapse).
+
+    >>> import jax
+    >>> from eprop_jax import tasks
+    >>> from eprop_jax.cli import demo
+    >>> s, data = demo.setup("alif"), tasks.digits()
+    >>> params = s.net.init(jax.random.key(0))
+    >>> seen = demo.record(s, params, data.test_images[:2], data.test_labels[:2])
+    >>> seen.spikes.shape, seen.traces.shape
+    ((48, 200), (48, 3))
+    """
+    if isinstance(params["cell"]["w_rec"], dict):
+        raise ValueError("s: the cell has several drives, wanted one")
+    rule, n = eprop(s.net, LOSS), s.net.cell.n_units
+    xs, ys = presenter(s, images, labels)(jnp.arange(len(labels)))
+    params = {k: params[k] for k in ("cell", "readout")}
+
+    def step(carry, now):
+        carry, out = rule.step(params, carry, *jax.tree.map(lambda x: x[None], now))
+        psi = jacobians.output_blocks(s.net.cell, params["cell"], carry.state.c)[0]
+        epsilon = [x for x in jax.tree.leaves(carry.epsilon["w_rec"]) if x.ndim == 3]
+        e = sum(p[:, None, :] * jnp.broadcast_to(eps, (eps.shape[0], n, n))
+                for p, eps in zip((p for p in psi if p is not None), epsilon))  # fmt: skip
+        return carry, (out.activity[0], e)
+
+    _, (h, e) = jax.lax.scan(step, rule.init(params, (len(labels),)), (xs, ys))
+    e = np.asarray(e)  # [T, B, i, j]
+    # Of each postsynaptic unit its strongest synapse, then the three strongest units.
+    strength = np.where(np.eye(n, dtype=bool), 0.0, np.abs(e).sum((0, 1)))
+    post = np.argsort(strength.max(0))[::-1][:3]
+    synapses = [(int(strength[:, j].argmax()), int(j)) for j in post]
+    in_turn = lambda x: np.swapaxes(np.asarray(x), 0, 1).reshape(-1, *x.shape[2:])
+    traces = np.stack([in_turn(e[:, :, i, j]) for i, j in synapses], 1)
+    return Recording(in_turn(h), traces, synapses, xs.shape[0], [int(k) for k in labels])

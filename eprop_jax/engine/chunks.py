@@ -1,0 +1,407 @@
+"""A chunk of K steps: its gradient and the traces after it, by one backward sweep.
+
+K = 1 with traces is the rule's own recursion, as its file writes it. Any other chunk goes through
+`adjoint.sweep`. The chunk's own gradient is one product, Σ_t pre^t ⊗ ∂̃a^t over time and batch
+together. All that is older than the chunk enters through the trace, ⟨∂̃c⁰, S⟩. The trace advances
+by the same sweep, started from parts of the chunk's final state: S ← Φ S + Σ_t pre^t ⊗ ∂̃aᵗ.
+All chunkings of one order give the same gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eprop_jax.engine import adjoint, objective, recursions, signals
+from eprop_jax.engine import jacobians as jac
+from eprop_jax.engine import traces as tr
+from eprop_jax.engine.adjoint import Path, Seed, Swept
+from eprop_jax.network import unitwise
+from eprop_jax.network.forward import before
+from eprop_jax.network.types import Array, Carry, Cell, Maybe, RuleSpec, State
+
+
+def gradient(recursion: Callable | None) -> Callable:
+    """(spec, params, carry, data, keep) -> (carry, StepOutput, () -> ∂L/∂xs). `recursion` serves K = 1;
+    None: the rule keeps no traces."""
+
+    def of_chunk(spec: RuleSpec, params: dict, carry: Carry, data: objective.Data, keep: bool):
+        chunk = objective.meet(spec, params, carry.state, data)
+        if recursion is None or not keep:
+            da, grads, grads_out = without_traces(spec, params, chunk)
+        elif data.xs.shape[0] == 1:
+            m = recursions.moment(spec, params, chunk)
+            carry, grads, grads_out = recursion(spec, params, carry, m)
+            da = None
+        else:
+            carry, da, grads, grads_out = with_traces(spec, params, carry, chunk)
+        run = chunk.run
+        state = State(run.c_K, run.y[-1])
+        grads = {
+            "cell": jax.tree.structure(params["cell"]).unflatten(grads),
+            "readout": jax.tree.structure(params["readout"]).unflatten(grads_out),
+        }
+
+        def dL_dxs():
+            own = without_traces(spec, params, chunk)[0] if da is None else da
+            return to_inputs(spec, params, own, data.xs)
+
+        carry = carry._replace(state=state)
+        return carry, objective.finish(spec, params, chunk, grads), dL_dxs
+
+    return of_chunk
+
+
+def to_inputs(spec: RuleSpec, params: dict, da: dict, xs: Array) -> Array:
+    """∂L/∂x^t = Σ_gates w_in ∂̃a^t: [K, B, n_in]."""
+    w_in = unitwise.as_gates(params["cell"].get("w_in", {}))
+    terms = [da[g] @ w.T for g, w in w_in.items() if da[g] is not None]
+    return spec.network.cell.wires.total(sum(terms, jnp.zeros_like(xs)))
+
+
+class Layers(NamedTuple):
+    """The cell and the read-out of one chunk, as the sweeps see them."""
+
+    path: Path
+    lines: dict[str, Array]
+    path_out: Path
+    run: Any
+
+    @staticmethod
+    def of(chunk: objective.Chunk) -> Layers:
+        run = chunk.run
+        return Layers(
+            Path(run.c_tm1, run.c_K, run.a),
+            {"w_in": run.x, "w_rec": run.heard},
+            Path(before(run.y_0, run.y), run.y[-1], run.a_out),
+            run,
+        )
+
+    def readout_gradient(self, p_out: dict, s: Swept) -> list[Array]:
+        """Σ_t Σ_batch h^t ⊗ ∂̃a_out^t."""
+        late, lines, da_K = self._late(s)
+        grads = adjoint.gradient(p_out, late, lines)
+        last = {"w_out": self.run.h_K.T @ da_K, "bias": da_K.sum(0)}
+        return _add_last(p_out, grads, last)
+
+    def readout_sources(self, p_out: dict, s: Swept) -> list[Maybe]:
+        """Σ_t h^t ⊗ ∂̃a_out^t an example."""
+        late, lines, da_K = self._late(s)
+        fresh = [row[0] for row in adjoint.sources(p_out, [late], lines)]
+        last = {"w_out": self.run.h_K[:, :, None] * da_K[:, None, :], "bias": da_K}
+        return _add_last(p_out, fresh, last)
+
+    def _late(self, s: Swept) -> tuple[Swept, dict, Array]:
+        """Σ_t h^t ∂̃a^t = Σ_t h^{t-1} ∂̃a^{t-1} + h^K ∂̃a^K: only h^{t-1} is stored, and of the two
+        factors ∂̃a_out is the small one to shift."""
+        da = s.da[unitwise.ONE_DRIVE]
+        late = s._replace(da={unitwise.ONE_DRIVE: before(jnp.zeros_like(da[0]), da)})
+        return late, {"w_out": self.run.h_tm1}, da[-1]
+
+
+def _add_last(params: dict, terms: list, last: dict[str, Array]) -> list:
+    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+    return [tr.total(x, last.get(path[0].key)) for x, path in zip(terms, paths)]
+
+
+def without_traces(spec: RuleSpec, params: dict, chunk: objective.Chunk) -> tuple[dict, list, list]:
+    """The chunk alone: the adjoint at K = T. (∂̃a, the cell's gradient, the read-out's)"""
+    net, p, p_out = spec.network, params["cell"], params["readout"]
+    layers = Layers.of(chunk)
+    readout = unitwise.as_cell(net.readout)
+    (back,) = adjoint.sweep(readout, p_out, layers.path_out, 1, [Seed(chunk.dL_dy)])
+    seed = loss_seed(spec, params, chunk, back)
+    (s,) = adjoint.sweep(net.cell, p, layers.path, spec.order, [seed])
+    grads_out = layers.readout_gradient(p_out, back)
+    return s.da, adjoint.gradient(p, s, layers.lines), grads_out
+
+
+def with_traces(
+    spec: RuleSpec, params: dict, carry: Carry, chunk: objective.Chunk
+) -> tuple[Carry, dict, list, list]:
+    """The chunk, what is older than it, and the traces after it."""
+    net, p, p_out, c = spec.network, params["cell"], params["readout"], carry.state.c
+    layers = Layers.of(chunk)
+    own, gamma = recursions.unpack(params, carry)
+
+    # the read-out: from the loss, and from y^K itself
+    seeds = [Seed(chunk.dL_dy), Seed(dc_K=(jnp.ones_like(chunk.run.y[-1]),))]
+    readout = unitwise.as_cell(net.readout)
+    back, final = adjoint.sweep(readout, p_out, layers.path_out, 1, seeds)
+    final = first_unit(final) if net.readout.shared else final
+    grads_out = layers.readout_gradient(p_out, back)
+    dL_dy_0, dy_dy = back.dc_0[0], final.dc_0[0]  # None: y^t does not depend on y^{t-1}
+    grads_out = add(grads_out, recursions.meet_own(dL_dy_0, own, p_out))
+    fresh = layers.readout_sources(p_out, final)
+    own = [(tr.total(tr.scale(dy_dy, old[0]), new),) for old, new in zip(own, fresh)]
+
+    # the cell: from the loss, and from each thing that a trace describes
+    spread, to_signal = signals.signal(params, spec.feedback, recursions.is_filtered(spec))
+    seeds = [loss_seed(spec, params, chunk, back), y_seed(spec, final, spread)]
+    units = unit_seeds(net.cell, c)
+    if spec.order == 1:
+        s_loss, s_y, *s_c = together(net.cell, p, layers.path, seeds, units)
+    else:
+        seeds.append(end_seed(spec, c))
+        s_loss, s_y, *s_c = adjoint.sweep(net.cell, p, layers.path, spec.order, seeds)
+    older = Before.of(spec, params, carry)
+    grads = add(adjoint.gradient(p, s_loss, layers.lines), older.meet(s_loss.dc_0))
+    if dL_dy_0 is not None:
+        grads = add(grads, [recursions.meet(to_signal(dL_dy_0), g) for g in gamma])
+
+    # the traces at the chunk's end
+    traces = {}
+    if spec.order is None:
+        traces["alpha"] = older.ends_after(s_c[0], layers, p, c, None)
+    elif spec.order > 1:
+        jumps = range(1, spec.order)
+        traces["beta"] = tuple(older.ends_after(s_c[0], layers, p, c, s) for s in jumps)
+        s_c = adjoint.sweep(net.cell, p, layers.path, 1, units)
+    fresh = adjoint.sources(p, [s_y, *([] if spec.order is None else s_c)], layers.lines)
+    if spec.order is not None:
+        new = [
+            tuple(
+                None if old[r] is None else tr.total(adjoint.reach(s.dc_0, old), row[1 + r])
+                for r, s in enumerate(s_c)
+            )
+            for old, row in zip(older.local, fresh)
+        ]
+        traces["epsilon"] = tr.pack(p, c, new)
+    paths = older.reach(s_y.dc_0, -1)
+    gamma = [
+        jnp.broadcast_to(x, g.shape) if x is not None else jnp.zeros_like(g)
+        for g, x in (
+            (g, tr.total(tr.scale_ends(dy_dy, g), path, row[0]))
+            for g, path, row in zip(gamma, paths, fresh)
+        )
+    ]
+    carry = carry._replace(**traces, gamma=recursions.pack(params, carry, own, gamma))
+    return carry, s_loss.da, grads, grads_out
+
+
+class Before(NamedTuple):
+    """The cell's traces as the chunk finds them, one entry a parameter leaf."""
+
+    local: list[tr.Trace]
+    """ε: paths without a jump, which end at their own unit (empty for RTRL)"""
+    ends: list[list[tr.Trace]]
+    """β⁽¹⁾ … β⁽ᵐ⁻¹⁾, or α alone: paths that end at any unit"""
+    graded: bool
+
+    @staticmethod
+    def of(spec: RuleSpec, params: dict, carry: Carry) -> Before:
+        unpack = lambda tree: tr.unpack(params["cell"], carry.state.c, tree)
+        if spec.order is None:
+            return Before([], [unpack(carry.alpha)], False)
+        return Before(unpack(carry.epsilon), [unpack(b) for b in carry.beta], spec.order > 1)
+
+    def terms(self, dc_0: tuple, grade: int, local: Callable, ends: Callable) -> list:
+        """Σ_s of older paths with s jumps and co-states with `grade` − s, a parameter leaf."""
+        if not self.graded:
+            return [local(dc_0, x) for x in self.local] or [ends(dc_0, x) for x in self.ends[0]]
+        n_grades = len(self.ends) + 1
+        grade = grade % n_grades
+        of = lambda u: tuple(None if dc is None else dc[u] for dc in dc_0)
+        out = [local(of(grade), x) for x in self.local]
+        for s in range(1, grade + 1):
+            more = [ends(of(grade - s), x) for x in self.ends[s - 1]]
+            out = [tr.total(x, y) for x, y in zip(out, more)]
+        return out
+
+    def meet(self, dc_0: tuple) -> list[Maybe]:
+        """Σ_batch ⟨∂̃c⁰, S⟩ with at most m − 1 jumps in all: what is older than the chunk."""
+        return self.terms(dc_0, -1, adjoint.meet, adjoint.meet_ends)
+
+    def reach(self, dc_0: tuple, grade: int) -> list[Maybe]:
+        """The same for each example and seed: [B, *lead, lines, n]."""
+        return self.terms(dc_0, grade, adjoint.reach, adjoint.reach_ends)
+
+    def ends_after(self, s: Swept, layers: Layers, p: dict, c: Any, jumps: int | None) -> Any:
+        """β⁽ʲᵘᵐᵖˢ⁾ (or α, for None) after the chunk; the seeds were all components at all units."""
+        if jumps is not None:
+            pick = lambda x: None if x is None else x[:, jumps]
+            s = s._replace(
+                da={g: pick(x) for g, x in s.da.items()},
+                dtheta={k: None if x is None else x[jumps] for k, x in s.dtheta.items()},
+            )
+        fresh = adjoint.sources(p, [s], layers.lines)
+        old = self.reach(s.dc_0, 0 if jumps is None else jumps)
+        was = self.ends[0 if jumps is None else jumps - 1]
+        d = len(was[0])
+
+        def components(x, like):
+            if x is None:
+                return like
+            n = x.shape[1] // d
+            each = [x[:, r * n : (r + 1) * n] for r in range(d)]
+            return tuple(None if S is None else y for y, S in zip(each, like))
+
+        new = [tr.total(x, row[0]) for x, row in zip(old, fresh)]
+        return tr.pack(p, c, [components(x, like) for x, like in zip(new, was)])
+
+
+# -- seeds ----------------------------------------------------------------------------------------
+
+
+def graded(spec: RuleSpec) -> bool:
+    """Are jumps counted? (No jump at all, or any number, need no count.)"""
+    return spec.order not in (1, None)
+
+
+def every_grade(spec: RuleSpec, dh: Array) -> Array:
+    """Enter with every grade: co-states of at most u jumps."""
+    return jnp.broadcast_to(dh, (spec.order, *dh.shape)) if graded(spec) else dh
+
+
+def kept(spec: RuleSpec) -> Callable:
+    """At most m − 1 jumps: of co-states that are cumulative in their grade, the highest."""
+    return adjoint.top if graded(spec) else lambda da: da
+
+
+def loss_seed(spec: RuleSpec, params: dict, chunk: objective.Chunk, back: Swept) -> Seed:
+    """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence) and from the activity, and
+    ∂L/∂c^t from the state loss."""
+    B = signals.weights(params, spec.feedback)
+    # The same at each step, it need not be stored for each.
+    always, at_t = (chunk.dL_dh, None) if _is_constant(chunk) else (None, chunk.dL_dh)
+    always = None if always is None else always[0]
+
+    def to_dh(entry):
+        return every_grade(spec, tr.total(entry[0] @ B.T, always, entry[2]))
+
+    def to_dc(entry):
+        return entry[1] and tuple(every_grade(spec, x) for x in entry[1])
+
+    entry = (back.da[unitwise.ONE_DRIVE], chunk.dL_dc, at_t)
+    return Seed(entry, to_dh, to_dc=to_dc, keep=kept(spec))
+
+
+def _is_constant(chunk: objective.Chunk) -> bool:
+    return chunk.dL_dh is not None and chunk.dL_dh.shape[0] == 1
+
+
+def y_seed(spec: RuleSpec, final: Swept, spread: Array) -> Seed:
+    """∂y^K/∂h^t, one a read-out trace: [s, B, n]."""
+
+    def to_dh(dy_da):
+        return every_grade(spec, dy_da.T[:, :, None] * spread[:, None, :])
+
+    return Seed(final.da[unitwise.ONE_DRIVE], to_dh, keep=kept(spec))
+
+
+def unit_seeds(cell, c: Any) -> list[Seed]:
+    """One seed a component of c^K, at all units at once: paths stay inside their unit."""
+    parts, shared = unitwise.floats(c), jac.shared_positions(cell, c)
+
+    def seed(r):
+        one = jnp.ones_like(parts[r][:, :1] if r in shared else parts[r])
+        return Seed(dc_K=tuple(one if i == r else None for i in range(len(parts))))
+
+    return [seed(r) for r in range(len(parts))]
+
+
+def end_seed(spec: RuleSpec, c: Any) -> Seed:
+    """Every component of c^K at every unit r, as one leading axis of d · n (components outermost);
+    they enter with grade 0 alone: co-states of exactly u jumps."""
+    parts = unitwise.floats(c)
+    batch, n = parts[0].shape
+    at_r = jnp.broadcast_to(jnp.eye(n, dtype=parts[0].dtype)[:, None], (n, batch, n))
+    zero = jnp.zeros_like(at_r)
+    d = range(len(parts))
+    dc_K = [jnp.concatenate([at_r if r == i else zero for r in d]) for i in d]
+    if graded(spec):
+        dc_K = [jnp.zeros((spec.order, *x.shape), x.dtype).at[0].set(x) for x in dc_K]
+    return Seed(dc_K=tuple(dc_K))
+
+
+def together(
+    cell: Cell, p: dict, path: Path, entering: list[Seed], units: list[Seed]
+) -> list[Swept]:
+    """A sweep without jumps, its full-width seeds stacked: at small batches, what a step costs is the
+    number of its operations. (The seed of a shared component is [B, 1], and stays by itself.)"""
+    parts = unitwise.floats(path.c_K)
+    batch, n = parts[0].shape
+    full = [max(x.shape[1] for x in s.dc_K if x is not None) == n for s in units]
+    wide = [s for s, is_full in zip(units, full) if is_full]
+    first = [jax.tree.map(lambda x: x[0], s.entry) for s in entering]
+    leads = [jax.eval_shape(s.to_dh, x).shape[:-2] for s, x in zip(entering, first)]
+    stops = np.cumsum([math.prod(lead) for lead in leads] + [1] * len(wide))
+
+    def to_dh(entries):
+        dh = [s.to_dh(x).reshape(-1, batch, n) for s, x in zip(entering, entries)]
+        return jnp.concatenate([*dh, jnp.zeros((len(wide), batch, n), parts[0].dtype)])
+
+    def to_dc(entries):
+        found = [s.to_dc(x) for s, x in zip(entering, entries)]
+        if all(x is None for x in found):
+            return None
+        nothing = jnp.zeros((len(wide), batch, n), parts[0].dtype)
+        blank = [jnp.zeros((math.prod(lead), batch, n), parts[0].dtype) for lead in leads]
+
+        def component(c):
+            own = [z if x is None else x[c].reshape(z.shape) for x, z in zip(found, blank)]
+            return jnp.concatenate([*own, nothing])
+
+        return tuple(component(c) for c in range(len(parts)))
+
+    def at_end(c):
+        found = [jnp.zeros_like(parts[c]) if s.dc_K[c] is None else s.dc_K[c] for s in wide]
+        nothing = jnp.zeros((stops[len(entering) - 1], batch, n), parts[c].dtype)
+        return jnp.concatenate([nothing, *(x[None] for x in found)])
+
+    leads += [()] * len(wide)
+
+    def cut(x, i):
+        x = x[..., stops[i] - math.prod(leads[i]) : stops[i], :, :]
+        return x.reshape(*x.shape[:-3], *leads[i], *x.shape[-2:])
+
+    def parts_of(tree):
+        return [jax.tree.map(lambda x, i=i: cut(x, i), tree) for i in range(len(leads))]
+
+    dc_K = tuple(at_end(c) for c in range(len(parts)))
+    stack = Seed(tuple(s.entry for s in entering), to_dh, dc_K, to_dc, keep=parts_of)
+    if p.get("theta"):  # θ_j reaches a shared component of its own unit alone
+        lone = [s for s, is_full in zip(units, full) if not is_full]
+        stacked, *alone = adjoint.sweep(cell, p, path, 1, [stack, *lone])
+    else:
+        (stacked,) = adjoint.sweep(cell, p, path, 1, [stack])
+        alone = [of_shared(cell, p, path, r) for r, is_full in enumerate(full) if not is_full]
+    # `keep` has cut the first and the last of the three into parts already.
+    cuts = zip(stacked.da, parts_of(stacked.dc_0), stacked.dtheta)
+    swept = [Swept(*each) for each in cuts]
+    rest, alone = iter(swept[len(entering) :]), iter(alone)
+    return swept[: len(entering)] + [next(rest) if is_full else next(alone) for is_full in full]
+
+
+def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
+    """The seed of a shared component r, whose own factor is all it meets: ∂c^K/∂c^t = Π_{s>t} D^s,
+    one number for all units. No sweep is needed."""
+    one = lambda x: x[..., :1]
+    values = {k: v if np.ndim(v) == 0 else one(v) for k, v in cell.constants.items()}
+    unit = cell._replace(n_units=1, constants=values)
+    c_tm1, a = jax.tree.map(one, (path.c_tm1, path.a))
+    D, B, _ = jac.implicit_blocks(unit, p, c_tm1, a)
+    ones = jnp.ones_like(unitwise.floats(c_tm1)[r][:1])
+    later = jnp.zeros_like(ones) if D[r][r] is None else jnp.cumprod(D[r][r][::-1], 0)[::-1]
+    after_t = jnp.concatenate([jnp.broadcast_to(later, unitwise.floats(c_tm1)[r].shape)[1:], ones])
+    da = {g: None if b is None else b * after_t for g, b in B[r].items()}
+    return Swept(da, tuple(later[0] if i == r else None for i in range(len(D))), {})
+
+
+def first_unit(s: Swept) -> Swept:
+    """One read-out unit for all, where all are the same."""
+    one = lambda x: None if x is None else x[..., :1]
+    return Swept(
+        {g: one(x) for g, x in s.da.items()},
+        tuple(one(x) for x in s.dc_0),
+        {k: one(x) for k, x in s.dtheta.items()},
+    )
+
+
+def add(grads: list[Array], more: list[Maybe]) -> list[Array]:
+    return [g if x is None else g + x for g, x in zip(grads, more)]

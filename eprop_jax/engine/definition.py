@@ -1,0 +1,186 @@
+"""What every rule does around its own mathematics: refuse, cast, run the network, fill the carry.
+
+Batches of any shape are folded into one axis here, so that the mathematics sees [K, B, ...].
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from eprop_jax import checks
+from eprop_jax.engine import derivative, objective, signals
+from eprop_jax.engine import jacobians as jac
+from eprop_jax.engine import traces as tr
+from eprop_jax.network import functions, unitwise
+from eprop_jax.network.forward import compute, init_state
+from eprop_jax.network.types import (
+    Array,
+    Carry,
+    LearningRule,
+    Network,
+    PyTree,
+    RuleSpec,
+    StepOutput,
+)
+from eprop_jax.network.units import compute_dtype
+
+
+def specify(
+    name: str,
+    order: int | None,
+    net: Network,
+    loss: Any,
+    activity_loss: Any,
+    state_loss: Any,
+    kind: str = "symmetric",
+) -> RuleSpec:
+    """Refuse what is no network or no loss."""
+    checks.instance("net", net, Network, "an ej.Network(cell, readout)")
+    checks.is_callable("loss", loss)
+    if activity_loss is not None:
+        checks.is_callable("activity_loss", activity_loss)
+    if state_loss is not None:
+        checks.is_callable("state_loss", state_loss)
+    checks.one_of("feedback", kind, signals.KINDS)
+    return RuleSpec(name, order, net, loss, activity_loss, kind, state_loss)
+
+
+def of_library(name: str, rule: Any) -> RuleSpec:
+    """The spec of one of the library's rules; refuse any other."""
+    if not isinstance(rule, LearningRule) or rule.spec is None or rule.spec.gradient is None:
+        raise TypeError(f"{name}: got {type(rule).__name__}, wanted one of the library's rules")
+    return rule.spec
+
+
+def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> LearningRule:
+    """init, step and whole of a rule, from its traces and its gradient.
+
+    `init_traces(spec, params, state, B)` gives the carry's fields beside `state`;
+    `gradient(spec, params, carry, data, keep)` works on one batch axis, in the compute dtype.
+    """
+    spec = spec._replace(gradient=gradient)
+    net = spec.network
+    expected = jax.eval_shape(net.init, jax.random.key(0))
+    B_shape = (net.readout.n_units, net.readout.n_out)
+    reads_B = spec.feedback != "symmetric"
+    known = {}
+
+    def check(params):
+        checks.parameters(params, expected, B_shape, reads_B, spec.name)
+
+    def begin(params, batch_shape):
+        """The carry, before any step."""
+        state = init_state(net, params, batch_shape)
+        b = math.prod(batch_shape)
+        one_axis = jax.tree.map(lambda x: x.reshape(b, x.shape[-1]), state)
+        traces = init_traces(spec, compute(net, params), one_axis, b)
+        traces = jax.tree.map(lambda x: x.reshape(*batch_shape, *x.shape[1:]), traces)
+        return Carry(state, **traces)
+
+    def like_init(params, batch):
+        """The form of the carry, found once for each batch and dtype, where the cell's own functions
+        are tried."""
+        key = batch, compute_dtype(params)
+        if key not in known:
+            check_unit(net, params)
+            known[key] = jax.eval_shape(lambda p: begin(p, batch), params)
+        return known[key]
+
+    def check_start(params, batch_shape):
+        check(params)
+        like_init(params, checks.batch(batch_shape))
+
+    def check_step(params, carry, xs, ys, mask=None):
+        check(params)
+        batch = checks.sequence(xs, ys, net.cell.n_in, mask)
+        checks.carry(carry, batch, net.readout.n_out, lambda: like_init(params, batch), xs.shape[0])
+
+    def check_whole(params, xs, ys, mask=None):
+        check(params)
+        like_init(params, checks.sequence(xs, ys, net.cell.n_in, mask))
+
+    def start(params, batch_shape):
+        check_start(params, batch_shape)
+        return begin(params, batch_shape)
+
+    def step(params, carry, xs, ys, mask=None):
+        check_step(params, carry, xs, ys, mask)
+        return advance(spec, params, carry, xs, ys, mask, True)
+
+    def whole(params, xs, ys, mask=None, window=None):
+        check_whole(params, xs, ys, mask)
+        carry = Carry(init_state(net, params, xs.shape[1:-1]))
+        return advance(spec, params, carry, xs, ys, mask, False, window)[1:]
+
+    started = checks.explained(jax.jit(start, static_argnums=1), check_start)
+
+    def init(params, batch_shape=()) -> Carry:
+        return started(params, checks.batch(batch_shape))
+
+    return LearningRule(
+        init,
+        derivative.step_by_rule(step, check_step),
+        derivative.whole_by_rule(whole, check_whole),
+        spec,
+    )
+
+
+def advance(
+    spec: RuleSpec,
+    params: dict,
+    carry: Carry,
+    xs: Array,
+    ys: PyTree,
+    mask: Array | None,
+    keep: bool,
+    window: int | None = None,
+) -> tuple[Carry, StepOutput, Callable[[], Array] | None]:
+    """A chunk of the rule, for a batch of any shape, and a function () -> ∂L/∂xs."""
+    batch = xs.shape[1:-1]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), carry)
+    weights = compute(spec.network, params)
+    data = objective.fold(params, xs, ys, mask)._replace(window=window)
+    flat, out, dL_dxs = spec.gradient(spec, weights, flat, data, keep)
+    carry = jax.tree.map(lambda x, like: x.reshape(like.shape), flat, carry)
+    as_xs = lambda: dL_dxs().reshape(xs.shape).astype(xs.dtype)
+    return carry, objective.unfold(params, out, batch), None if dL_dxs is None else as_xs
+
+
+def check_unit(net: Network, params: dict) -> None:
+    """The cell's and the read-out's one-unit functions, tried on shapes alone."""
+    jax.eval_shape(functools.partial(_try_unit, net), params)
+
+
+def _try_unit(net: Network, params: dict) -> None:
+    for layer, name in ((net.cell, "cell"), (unitwise.as_cell(net.readout), "readout")):
+        p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), params[name])
+        c = layer.initial_state(p, (1,))
+        scalar = lambda x: jax.ShapeDtypeStruct((), x.dtype)
+        real = jax.ShapeDtypeStruct((), compute_dtype(p))
+        drive = unitwise.of_gates(dict.fromkeys(unitwise.gate_names(p), real))
+        values = jax.tree.map(scalar, unitwise.theta(layer, p))
+        functions.unit_functions(layer, jax.tree.map(scalar, c), drive, values)
+        J = jac.structure(layer, p, c)
+        lines = dict.fromkeys(("w_in", "w_rec", "w_out"))
+        for (path, _), source in zip(
+            jax.tree.leaves_with_path(p), tr.sources(p, J, lines), strict=True
+        ):
+            alive = tr.reached(J, source, "w_rec" in p)
+            if source.xi is None and all(J.psi[c] is None for c in alive):
+                raise ValueError(
+                    f"params['{name}']{jax.tree_util.keystr(path)}: the output's derivative with "
+                    "respect to it is zero whatever the values are (dynamics or output does not "
+                    "read it, or reads it through a step function without a surrogate); wanted a "
+                    "parameter that can be trained"
+                )
+        for r, reasons in jac.unit_dependence(layer, p, c).items():
+            if reasons:
+                raise ValueError(
+                    f"shared: got component {r}, whose derivatives depend on {', '.join(reasons)}; "
+                    "wanted one that has the same derivatives for all units"
+                )

@@ -1,0 +1,209 @@
+"""D, B, ψ, Θ, Ξ: the Jacobian blocks of one unit, by `jax.jacfwd`, for all units at once.
+
+    D = ∂c_j^t/∂c_j^{t-1}   B = ∂c_j^t/∂a_j^t   Θ = ∂c_j^t/∂θ_j   ψ = ∂h_j^t/∂c_j^t   Ξ = ∂h_j^t/∂θ_j
+
+Each is exact and of size d × d at most; an (nd) × (nd) Jacobian is never formed. As the drive is
+a_j = Σ_i pre_i w_ij, every ∂c_j^t/∂w_ij is B_j pre_i. One scalar is differentiated at a time, so
+that a block is a separate contiguous array [..., n] and nothing has a small trailing axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from eprop_jax import checks
+from eprop_jax.engine import dependence
+from eprop_jax.network import unitwise
+from eprop_jax.network.types import Cell, Maybe, PyTree
+
+__all__ = ["Blocks", "blocks"]
+
+
+class Blocks(NamedTuple):
+    """Blocks at one step, or at many. `None` where a derivative is zero whatever the values are.
+
+    Components r, c count the floating leaves of the state, in order; arrays are [..., n].
+    """
+
+    D: tuple[tuple[Maybe, ...], ...]
+    """D[r][c] = ∂c_r^t/∂c_c^{t-1}"""
+    B: tuple[dict[str, Maybe], ...]
+    """B[r][gate] = ∂c_r^t/∂a_gate^t"""
+    Theta: tuple[dict[str, Maybe], ...]
+    """Θ[r][name] = ∂c_r^t/∂θ_name, by itself"""
+    psi: tuple[Maybe, ...]
+    """ψ[c] = ∂h^t/∂c_c^t"""
+    Xi: dict[str, Maybe]
+    """Ξ[name] = ∂h^t/∂θ_name, by itself"""
+
+
+def blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree, c_t: PyTree) -> Blocks:
+    """The five blocks at c^{t-1} → c^t under the drive a^t.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      c_tm1, c_t: states, leaves [..., n].
+      a_t: the drive [..., n], or a dict of drives.
+
+    Returns:
+      `Blocks` of arrays [..., n].
+
+    Raises:
+      TypeError: if `cell` is no Cell.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> cell = ej.cells.leaky_rnn(n_in=1, n_units=2, decay=0.9)
+    >>> c = jnp.zeros(2)
+    >>> ej.jacobians.blocks(cell, cell.init(jax.random.key(0)), c, c, c).D[0][0]
+    Array([0.9, 0.9], dtype=float32)
+    """
+    checks.instance("cell", cell, Cell, "an ej.Cell")
+    implicit = implicit_blocks(cell, params, c_tm1, a_t)
+    return Blocks(*implicit, *output_blocks(cell, params, c_t))
+
+
+def implicit_blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> tuple:
+    """D, B, Θ (see `blocks`)."""
+    z = {"theta": unitwise.theta(cell, params), "c": c_tm1, "a": unitwise.as_gates(a_t)}
+
+    def dynamics(z_j):
+        return unitwise.floats(
+            unitwise.next_state(cell, z_j["theta"], z_j["c"], unitwise.of_gates(z_j["a"]))
+        )
+
+    leaf = _leaf_numbers(z)
+    by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(c_tm1)]
+    by_theta = {k: leaf["theta"][k] for k in sorted(params.get("theta", {}))}
+    column = _columns(dynamics, z, [*by_c, *leaf["a"].values(), *by_theta.values()])
+    d = range(len(by_c))
+    D = tuple(tuple(column[i][r] for i in by_c) for r in d)
+    B = tuple({g: column[i][r] for g, i in leaf["a"].items()} for r in d)
+    Theta = tuple({k: column[i][r] for k, i in by_theta.items()} for r in d)
+    return D, B, Theta
+
+
+def output_blocks(cell: Cell, params: dict, c_t: PyTree) -> tuple:
+    """ψ, Ξ (see `blocks`)."""
+    z = {"theta": unitwise.theta(cell, params), "c": c_t}
+    leaf = _leaf_numbers(z)
+    by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(c_t)]
+    by_theta = {k: leaf["theta"][k] for k in sorted(params.get("theta", {}))}
+    wanted = [*by_c, *by_theta.values()]
+    column = _columns(lambda z_j: (cell.output(z_j["theta"], z_j["c"]),), z, wanted)
+    psi = tuple(column[i][0] for i in by_c)
+    return psi, {k: column[i][0] for k, i in by_theta.items()}
+
+
+def _leaf_numbers(z: dict) -> dict:
+    return jax.tree.unflatten(jax.tree.structure(z), range(len(jax.tree.leaves(z))))
+
+
+def _columns(unit: Callable, z: dict, wanted: list[int]) -> dict[int, list[Maybe]]:
+    """{leaf number: ∂(each output of one unit)/∂(that scalar)}, for all units: jacfwd, then vmap."""
+    treedef = jax.tree.structure(z)
+
+    def of_scalars(scalars, leaves):
+        leaves = list(leaves)
+        for i, s in zip(wanted, scalars):
+            leaves[i] = s
+        return unit(treedef.unflatten(leaves))
+
+    def jacobian(z_j):
+        leaves = jax.tree.leaves(z_j)
+        scalars = [leaves[i] for i in wanted]
+
+        def column(k):
+            def of_one(s):
+                return of_scalars([*scalars[:k], s, *scalars[k + 1 :]], leaves)
+
+            return jax.jacfwd(of_one)(scalars[k])
+
+        return [column(k) for k in range(len(wanted))]
+
+    def tangents(z_j, dots):
+        leaves = jax.tree.leaves(z_j)
+        scalars = [leaves[i] for i in wanted]
+        return jax.jvp(lambda s: of_scalars(s, leaves), (scalars,), (dots,))[1]
+
+    n_lead = jax.tree.leaves(z["c"])[0].ndim - 1
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
+    zero = _never_reached(tangents, one, [jax.tree.leaves(one)[i] for i in wanted])
+    return {
+        i: [None if never else x for never, x in zip(row, column)]
+        for i, row, column in zip(wanted, zero, unitwise.over_units(jacobian, z, n_lead))
+    }
+
+
+def _never_reached(tangents: Callable, z_j: dict, dots: list) -> list[list[bool]]:
+    """For each tangent that enters, which of those that leave do not even mention it: derivatives
+    that are zero whatever the values are."""
+    jaxpr = jax.make_jaxpr(tangents)(z_j, dots).jaxpr
+    found, first = dependence.of_results(jaxpr), len(jaxpr.invars) - len(dots)
+    return [[first + k not in sources for sources in found] for k in range(len(dots))]
+
+
+def structure(cell: Cell, params: dict, c: PyTree) -> Blocks:
+    """Blocks whose Nones are those of any step (their values mean nothing)."""
+    drive = unitwise.of_gates(dict.fromkeys(unitwise.gate_names(params), unitwise.floats(c)[0]))
+    return blocks(cell, params, c, drive, c)
+
+
+def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]:
+    """For each component that a cell calls shared: what its own factor, or its drive's, depends on
+    that differs by unit (state, drive, trained or unequal values), or which others it reads."""
+    z = {"theta": unitwise.theta(cell, params), "c": c}
+    z["a"] = dict.fromkeys(unitwise.gate_names(params), unitwise.floats(c)[0])
+    equal = {k for k, v in cell.constants.items() if checks.same_for_all(v)}
+    leaf = _leaf_numbers(z)
+    by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(c)]
+    wanted = [*by_c, *leaf["a"].values()]
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(z)]
+    allowed = {f"['theta']['{k}']" for k in equal}
+
+    def rows(z_j):
+        leaves = jax.tree.leaves(z_j)
+
+        def column(i):
+            def of_one(s):
+                filled = [*leaves[:i], s, *leaves[i + 1 :]]
+                z_s = jax.tree.unflatten(jax.tree.structure(z), filled)
+                return unitwise.floats(
+                    unitwise.next_state(cell, z_s["theta"], z_s["c"], unitwise.of_gates(z_s["a"]))
+                )
+
+            return jax.jacfwd(of_one)(leaves[i])
+
+        columns = [column(i) for i in wanted]
+        return [[column[r] for column in columns] for r in range(len(by_c))]
+
+    jaxpr = jax.make_jaxpr(rows)(one).jaxpr
+    sources, found, per_row = dependence.of_results(jaxpr), {}, len(wanted)
+    for r in shared_positions(cell, c):
+        needed = frozenset().union(*sources[r * per_row : (r + 1) * per_row])
+        found[r] = [name for i, name in enumerate(names) if i in needed and name not in allowed]
+        D = structure(cell, params, c).D[r]
+        found[r] += [f"component {i}" for i, x in enumerate(D) if i != r and x is not None]
+    return found
+
+
+def narrow(cell: Cell, J: Blocks, c: PyTree) -> Blocks:
+    """Rows of D and B that are the same for all units, one number for all: [..., 1]."""
+    shared = shared_positions(cell, c)
+    one = lambda x: None if x is None else x[..., :1]
+    D = tuple(tuple(map(one, row)) if r in shared else row for r, row in enumerate(J.D))
+    B = tuple(
+        {g: one(x) for g, x in row.items()} if r in shared else row for r, row in enumerate(J.B)
+    )
+    return J._replace(D=D, B=B)
+
+
+def shared_positions(cell: Cell, c: PyTree) -> set[int]:
+    """Which floating components the cell says are shared (see `Cell.shared`)."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(c)]
+    named = [jax.tree_util.keystr(paths[i], simple=True) for i in unitwise.float_positions(c)]
+    return {r for r, name in enumerate(named) if name in cell.shared}

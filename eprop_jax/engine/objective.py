@@ -1,0 +1,155 @@
+"""What a chunk's loss is, and where it touches the network: what every rule does with it.
+
+Batches are one axis here, [K, B, ...]; `fold` and `unfold` go there and back.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax.engine import signals
+from eprop_jax.network import forward, functions, unitwise
+from eprop_jax.network.types import Array, Network, PyTree, RuleSpec, State, StepOutput
+from eprop_jax.network.units import compute_dtype
+
+
+class Chunk(NamedTuple):
+    """K steps of the network, and how the loss meets them."""
+
+    run: forward.Trajectory
+    losses: Array
+    """[K, B]"""
+    dL_dy: Array
+    """∂L/∂y^t of the mean over the batch, [K, B, n_out]"""
+    activity: Array
+    """activity loss, [B]"""
+    dL_dh: Array | None
+    """its direct derivative ∂L/∂h^t: [K, B, n], or [1, B, n] where it is the same at each step"""
+    dL_dc: tuple[Array, ...] | None = None
+    """direct derivative ∂L/∂c^t of the state loss, by component: [K, B, n]"""
+
+    @property
+    def loss(self) -> Array:
+        return (jnp.sum(self.losses) + jnp.sum(self.activity)) / self.losses.shape[1]
+
+
+def masked(net: Network, grads: dict) -> dict:
+    """A synapse that does not exist has no gradient."""
+    if net.cell.connectivity is None or "w_rec" not in grads["cell"]:
+        return grads
+    mask = jnp.asarray(net.cell.connectivity)
+    w_rec = jax.tree.map(lambda g: jnp.where(mask, g, 0), grads["cell"]["w_rec"])
+    return {**grads, "cell": {**grads["cell"], "w_rec": w_rec}}
+
+
+class Data(NamedTuple):
+    """A chunk's inputs and targets, on one batch axis."""
+
+    xs: Array
+    """[K, B, n_in], in the compute dtype"""
+    ys: PyTree
+    """[K, B, ...]"""
+    mask: Array | None
+    """[K, B] bool: the steps that count; None: all"""
+    window: int | None = None
+    """the steps over which the activity loss takes its mean; None: the chunk"""
+
+
+def fold(params: dict, xs: Array, ys: PyTree, mask: Array | None = None) -> Data:
+    """[K, *batch, ...] -> [K, B, ...]."""
+    n_batch, k = xs.ndim - 2, xs.shape[0]
+    b = math.prod(xs.shape[1:-1])
+    return Data(
+        xs.reshape(k, b, xs.shape[-1]).astype(compute_dtype(params)),
+        jax.tree.map(lambda y: jnp.reshape(y, (k, b, *jnp.shape(y)[1 + n_batch :])), ys),
+        None if mask is None else mask.reshape(k, b),
+    )
+
+
+def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
+    """The batch's own shape again; gradients in the parameters' dtype."""
+    outputs, activity, losses = (
+        x.reshape(x.shape[0], *batch, *x.shape[2:]) for x in (out.outputs, out.activity, out.losses)
+    )
+    grads = jax.tree.map(lambda g, p: g.astype(p.dtype), out.grads, params)
+    return StepOutput(out.loss, grads, outputs, activity, losses)
+
+
+def per_step(spec: RuleSpec) -> Callable[[Array, PyTree], Array]:
+    """The loss of one example and step, as a scalar."""
+    return lambda y, target: _scalar("loss", spec.loss, y.dtype)(y, target)
+
+
+def _scalar(name: str, loss: Callable, dtype: Any) -> Callable[..., Array]:
+    """What a user's loss returns, summed, in the compute dtype."""
+    return lambda *given: jnp.sum(functions.loss_value(name, loss, *given)).astype(dtype)
+
+
+def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array | None]:
+    """The activity loss of each example, [B], and its derivative by h^t, [1 or K, B, n].
+
+    It is a loss of f, the mean of h over the steps of a window that count.
+    """
+    if spec.activity_loss is None:
+        return jnp.zeros(h.shape[1], h.dtype), None
+    wires, (K, B) = spec.network.cell.wires, h.shape[:2]
+    size = K if data.window is None else min(data.window, K)
+    at = jnp.arange(K) // size
+    counts = only(data.mask, jnp.ones((K, B), h.dtype))
+    total = lambda x: jax.ops.segment_sum(x, at, -(-K // size)) if size < K else x.sum(0)[None]
+    number = total(counts)  # [windows, B]
+    share = 1 / jnp.maximum(number, 1)
+    f = wires.gather(total(only(data.mask, h)) * share[..., None])
+    of_rates = _scalar("activity_loss", spec.activity_loss, h.dtype)
+    losses, dL_df = jax.vmap(jax.vmap(jax.value_and_grad(of_rates)))(f)
+    there = number > 0
+    losses = jnp.where(there, losses, 0).sum(0)
+    dL_df = wires.own(jnp.where(there[..., None], dL_df, 0)) * share[..., None]
+    if data.mask is None and size == K:
+        return losses, dL_df
+    return losses, counts[..., None] * dL_df[at]
+
+
+def state_losses(spec: RuleSpec, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
+    """The state loss of each step and example, Σ_j over units, [K, B], and ∂/∂c^t by component."""
+    of_unit = _scalar("state_loss", spec.state_loss, unitwise.floats(c)[0].dtype)
+    of = jax.value_and_grad(of_unit, allow_int=True)  # a counter has no derivative, and gets none
+    losses, dL_dc = jax.vmap(jax.vmap(jax.vmap(of)))(c)
+    where = unitwise.float_positions(c)
+    return spec.network.cell.wires.total(jnp.sum(losses, -1)), tuple(
+        jax.tree.leaves(dL_dc)[i] for i in where
+    )
+
+
+def meet(spec: RuleSpec, params: dict, state: State, data: Data) -> Chunk:
+    """Run the chunk, and differentiate the loss where it touches the network."""
+    run = forward.run(spec.network, params, state, data.xs)
+    B = run.y.shape[1]
+    losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, data.ys)
+    activity, dL_dh = activity_losses(spec, run.h, data)
+    dL_dc = None
+    if spec.state_loss is not None:
+        more, dL_dc = state_losses(spec, run.c)
+        losses, dL_dc = losses + more, tuple(x / B for x in dL_dc)
+    # A loss may have no number, or no derivative, at a step that does not count.
+    counts = functools.partial(only, data.mask)
+    losses, dL_dy, dL_dc = jax.tree.map(counts, (losses, dL_dy, dL_dc))
+    return Chunk(run, losses, dL_dy / B, activity, None if dL_dh is None else dL_dh / B, dL_dc)
+
+
+def only(mask: Array | None, x: Array) -> Array:
+    """x [K, B, ...] at the steps that count, 0 elsewhere."""
+    if mask is None:
+        return x
+    return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, jnp.zeros_like(x))
+
+
+def finish(spec: RuleSpec, params: dict, chunk: Chunk, grads: dict) -> StepOutput:
+    grads = signals.gradient(params, spec.feedback, masked(spec.network, grads))
+    return StepOutput(chunk.loss, grads, chunk.run.y, chunk.run.h, chunk.losses)

@@ -1,0 +1,25 @@
+"""The neurons. Each is a few lines of one unit's dynamics; the library does the rest.
+
+What a cell puts inside `dynamics` is its *implicit* recurrence (every rule keeps it); what reaches
+it through `w_rec`, its own output included, is *explicit* (e-prop cuts it). Each docstring says
+which is which. Weights are [pre, post]; n units, n_in inputs; time constants share dt's unit (ms).
+"""
+
+from eprop_jax.network.cells.custom import custom
+from eprop_jax.network.cells.gated import LSTMState, gru, lstm
+from eprop_jax.network.cells.rate import ComplexState, leaky_rnn, linear_recurrence, rnn
+from eprop_jax.network.cells.spiking import SpikingState, alif, lif
+
+__all__ = [
+    "ComplexState",
+    "LSTMState",
+    "SpikingState",
+    "alif",
+    "custom",
+    "gru",
+    "leaky_rnn",
+    "lif",
+    "linear_recurrence",
+    "lstm",
+    "rnn",
+]

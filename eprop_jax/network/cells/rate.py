@@ -1,0 +1,155 @@
+"""Rate units: Elman, leaky, and the diagonal linear recurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from eprop_jax import checks
+from eprop_jax.network.cells.custom import custom
+from eprop_jax.network.types import Array, Cell
+from eprop_jax.network.units import Units
+
+
+def rnn(
+    n_in: int, n_units: int, *, activation: Callable[[Array], Array] = jnp.tanh, **options
+) -> Cell:
+    """Elman network: c^t = W_in x^t + W_rec h^{t-1} + b, h^t = φ(c^t).
+
+    All recurrence is explicit: there is no implicit path, so D = 0 and e-prop sees one step.
+
+    Args:
+      n_in, n_units: sizes.
+      activation: φ, elementwise.
+      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
+
+    Raises:
+      TypeError, ValueError: as `custom`.
+
+    >>> import eprop_jax as ej
+    >>> ej.cells.rnn(n_in=3, n_units=4).n_units
+    4
+    """
+    checks.is_callable("activation", activation)
+    return custom(
+        n_in, n_units, lambda theta, c, a: a, lambda theta, c: activation(c), 0.0, shared=("",),
+        **options,
+    )._replace(name="rnn")  # fmt: skip
+
+
+def leaky_rnn(
+    n_in: int,
+    n_units: int,
+    *,
+    tau: Any = None,
+    decay: Any = None,
+    dt: float = 1.0,
+    activation: Callable[[Array], Array] = jnp.tanh,
+    trainable: tuple[str, ...] = (),
+    **options,
+) -> Cell:
+    """Leaky rate units: c^t = α c^{t-1} + (1−α) a^t, h^t = φ(c^t).
+
+    Implicit: the leak. Explicit: everything through W_rec.
+
+    Args:
+      n_in, n_units: sizes.
+      tau: time constant in ms, a number or [n] (default 20), which may be traced; α = exp(−dt/τ).
+      decay: α itself, instead of `tau`.
+      dt: step in ms.
+      activation: φ, elementwise.
+      trainable: ("tau",) trains τ per unit, stored as log(τ/dt), so that it stays positive.
+      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
+
+    Raises:
+      TypeError, ValueError: as `custom`, and for τ ≤ 0 or a decay outside [0, 1); without a leak
+        (τ = ∞, decay 1) no drive would arrive. When parameters are drawn or first used, for a decay
+        that rounds to 1 in their dtype.
+
+    >>> import jax, eprop_jax as ej
+    >>> cell = ej.cells.leaky_rnn(n_in=3, n_units=4, tau=10.0, trainable=("tau",))
+    >>> float(cell.init(jax.random.key(0))["theta"]["tau"][0])  # log(10)
+    2.3025851249694824
+    """
+    unit = Units(n_units, dt, trainable, ("tau",))
+    alpha = unit.decay("tau", "alpha", tau, decay, "decay")
+    rest = unit.rest("tau", "alpha")
+    checks.is_callable("activation", activation)
+
+    def dynamics(theta, c, a):
+        return alpha(theta) * c + rest(theta) * a
+
+    cell = custom(
+        n_in,
+        n_units,
+        dynamics,
+        lambda theta, c: activation(c),
+        0.0,
+        theta=unit.theta,
+        constants=unit.constants,
+        shared=("",) if unit.is_one("alpha") else (),
+        **options,
+    )
+    return unit.finish(cell, "leaky_rnn")
+
+
+class ComplexState(NamedTuple):
+    re: Any
+    im: Any
+
+
+def linear_recurrence(
+    n_in: int,
+    n_units: int,
+    *,
+    decay: Any = None,
+    frequency: Any = 0.0,
+    trainable: tuple[str, ...] = (),
+    gain_in: float = 1.0,
+) -> Cell:
+    """Diagonal linear recurrence, s^t = λ s^{t-1} + a^t with λ = decay · exp(i·frequency), h = Re s.
+
+    All recurrence is implicit (there is no `w_rec`), so e-prop is exact here.
+
+    Args:
+      n_in, n_units: sizes.
+      decay: |λ| in [0, 1], a number or [n], which may be traced; default: spread evenly from 0.5 to
+        0.99. 1 is an undamped oscillator, or an integrator at frequency 0.
+      frequency: the phase of λ in radians a step, a number or [n].
+      trainable: from ("decay", "frequency"); the decay is stored as log(−1/log|λ|), which keeps
+        |λ| in (0, 1).
+      gain_in: as in `custom`.
+
+    Raises:
+      TypeError, ValueError: as `custom`, and for a decay outside [0, 1], or in (0, 1) where it is
+        trained; when parameters are drawn or first used, for one that rounds to 1 in their dtype.
+
+    >>> import jax, eprop_jax as ej
+    >>> sorted(ej.cells.linear_recurrence(n_in=3, n_units=4).init(jax.random.key(0)))
+    ['bias', 'w_in']
+    """
+    n = checks.size("n_units", n_units)
+    decay = np.linspace(0.5, 0.99, n) if decay is None else decay
+    unit = Units(n, 1.0, trainable, ("decay", "frequency"))
+    radius = unit.decay("decay", "radius", None, decay, "decay")
+    phase = unit.real("frequency", frequency)
+
+    def dynamics(theta, c, a):
+        re, im = radius(theta) * jnp.cos(phase(theta)), radius(theta) * jnp.sin(phase(theta))
+        return ComplexState(re=re * c.re - im * c.im + a, im=im * c.re + re * c.im)
+
+    cell = custom(
+        n_in,
+        n_units,
+        dynamics,
+        lambda theta, c: c.re,
+        ComplexState(re=0.0, im=0.0),
+        drives=("w_in", "bias"),
+        theta=unit.theta,
+        constants=unit.constants,
+        gain_in=gain_in,
+    )
+    return unit.finish(cell, "linear_recurrence")

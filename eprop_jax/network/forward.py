@@ -1,0 +1,195 @@
+"""The network itself: drives, one step, a chunk of steps. Batches are one axis here, [K, B, ...]."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import checks
+from eprop_jax.network import unitwise
+from eprop_jax.network.types import Array, Cell, Network, PyTree, State
+from eprop_jax.network.units import compute_dtype
+
+
+class Trajectory(NamedTuple):
+    """A chunk of K steps: what the gradient needs of it. States and outputs are stored once, as they
+    are *before* each step, with the last one beside them; the shifted views are made where needed."""
+
+    x: Array
+    """[K, B, n_in]"""
+    c_tm1: PyTree
+    """c^{t-1}, [K, B, n] a component"""
+    c_K: PyTree
+    """[B, n] a component: the state after the chunk"""
+    a: PyTree
+    """drives a^t, [K, B, n]"""
+    h_tm1: Array
+    """[K, B, n]"""
+    heard: Array
+    """h^{t-1} of all units, also of those on other devices: [K, B, N]"""
+    h_K: Array
+    """[B, n]"""
+    y_0: Array
+    """[B, n_out]"""
+    y: Array
+    """[K, B, n_out]"""
+    a_out: Array
+    """the read-out's drives, [K, B, n_out]"""
+
+    @property
+    def h(self) -> Array:
+        """h^t, [K, B, n]"""
+        return after(self.h_tm1, self.h_K)
+
+    @property
+    def c(self) -> PyTree:
+        """c^t, [K, B, n] a component"""
+        return jax.tree.map(after, self.c_tm1, self.c_K)
+
+    @property
+    def h_0(self) -> Array:
+        return self.h_tm1[0]
+
+    @property
+    def c_0(self) -> PyTree:
+        return jax.tree.map(lambda c: c[0], self.c_tm1)
+
+
+def before(x_0: Array, x: Array) -> Array:
+    """x^0 and x^1 … x^K -> x^0 … x^{K-1}."""
+    return jnp.concatenate([x_0[None], x[:-1]])
+
+
+def after(x_tm1: Array, x_K: Array) -> Array:
+    """x^0 … x^{K-1} and x^K -> x^1 … x^K."""
+    return jnp.concatenate([x_tm1[1:], x_K[None]])
+
+
+def run(net: Network, params: dict, state: State, xs: Array) -> Trajectory:
+    """K steps from `state`.
+
+    a^t = W_in x^t + W_rec h^{t-1} + b;  c^t = dynamics(c^{t-1}, a^t);  h^t = output(c^t);
+    y^t = read-out(y^{t-1}, W_out h^t + b_out).
+    """
+    cell, readout = net.cell, unitwise.as_cell(net.readout)
+    p_cell, p_out = params["cell"], params["readout"]
+    recur = recurrent_drive(p_cell)
+
+    def step(carry, x_t):
+        c_tm1, h_tm1 = carry
+        heard = cell.wires.gather(h_tm1)
+        a_t = unitwise.of_gates(add_drives(input_drive(cell, p_cell, x_t), recur(heard)))
+        c_t = unitwise.dynamics(cell, p_cell, c_tm1, a_t)
+        h_t = unitwise.output(cell, p_cell, c_t)
+        return (c_t, h_t), (c_tm1, a_t, heard)
+
+    start = (state.c, unitwise.output(cell, p_cell, state.c))
+    (c_K, h_K), (c_tm1, a, heard) = jax.lax.scan(step, start, xs)
+    h_tm1 = cell.wires.own(heard)
+    # The product first, the shift after it: W_out h is small, h is not.
+    a_out = cell.wires.total(after(h_tm1 @ p_out["w_out"], h_K @ p_out["w_out"]))
+    a_out = a_out + along(p_out["bias"], a_out) if "bias" in p_out else a_out
+
+    def read(y_tm1, a_t):
+        y_t = unitwise.dynamics(readout, p_out, y_tm1, a_t)
+        return y_t, y_t
+
+    _, y = jax.lax.scan(read, state.y, a_out)
+    return Trajectory(xs, c_tm1, c_K, a, h_tm1, heard, h_K, state.y, y, a_out)
+
+
+def init_state(net: Network, params: dict, batch_shape: tuple[int, ...]) -> State:
+    """What the network itself starts from."""
+    c = net.cell.initial_state(params["cell"], batch_shape)
+    return State(c, net.readout.initial_state(params["readout"], batch_shape))
+
+
+def compute(net: Network, params: dict) -> dict:
+    """Parameters as the mathematics uses them: at least float32, absent synapses zero."""
+    params = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
+    if net.cell.connectivity is None or "w_rec" not in params["cell"]:
+        return params
+    mask = jnp.asarray(net.cell.connectivity)
+    w_rec = jax.tree.map(lambda w: jnp.where(mask, w, 0), params["cell"]["w_rec"])
+    return {**params, "cell": {**params["cell"], "w_rec": w_rec}}
+
+
+class Run(NamedTuple):
+    """What `net.apply` gives."""
+
+    outputs: Array
+    """y, [T, *batch, n_out]"""
+    activity: Array
+    """h, [T, *batch, n]"""
+    state: State
+    """after the last step"""
+
+
+def check_apply(net: Network, params: dict, xs: Array, state: Any, mask: Any) -> None:
+    expected = jax.eval_shape(net.init, jax.random.key(0))
+    B_shape = (net.readout.n_units, net.readout.n_out)
+    checks.parameters(params, expected, B_shape, False, "net.apply")
+    batch = checks.inputs(xs, net.cell.n_in, mask)
+    if state is not None:
+        like = jax.eval_shape(lambda p: init_state(net, p, batch), params)
+        checks.same("state", state, like, "an ej.State for this batch, as a carry's or net.apply's")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(net: Network, params: dict, xs: Array, state: State | None, mask: Array | None) -> Run:
+    """The network alone, for a batch of any shape."""
+    check_apply(net, params, xs, state, mask)
+    batch, dtype = xs.shape[1:-1], compute_dtype(params)
+    state = init_state(net, params, batch) if state is None else state
+    flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), state)
+    xs = xs.reshape(xs.shape[0], -1, xs.shape[-1]).astype(dtype)
+    path = run(net, compute(net, params), flat, xs)
+    after_K = jax.tree.map(
+        lambda x, like: x.reshape(like.shape), State(path.c_K, path.y[-1]), state
+    )
+
+    def shown(x):
+        x = x.reshape(x.shape[0], *batch, x.shape[-1])
+        return x if mask is None else jnp.where(mask[..., None], x, jnp.zeros_like(x))
+
+    return Run(shown(path.y), shown(path.h), after_K)
+
+
+def input_drive(cell: Cell, params: dict, xs: Array) -> dict[str, Array]:
+    """The drive that does not wait for h^{t-1}: {gate: [..., n]}, zeros for a recurrent-only gate."""
+    w_in, bias = (unitwise.as_gates(params.get(line, {})) for line in ("w_in", "bias"))
+    names = sorted(w_in.keys() | bias.keys() | unitwise.as_gates(params.get("w_rec", {})).keys())
+    products = split(xs @ jnp.concatenate(list(w_in.values()), 1), list(w_in)) if w_in else {}
+    zero = jnp.zeros((*xs.shape[:-1], cell.n_units), xs.dtype)
+    return {
+        g: add(products.get(g, zero), along(bias[g], zero) if g in bias else None) for g in names
+    }
+
+
+def recurrent_drive(params: dict):
+    """h^{t-1} -> {gate: [..., n]}: all gates in one product."""
+    w_rec = unitwise.as_gates(params.get("w_rec", {}))
+    if not w_rec:
+        return lambda h_tm1: {}
+    w = jnp.concatenate(list(w_rec.values()), 1)
+    return lambda h_tm1: split(h_tm1 @ w, list(w_rec))
+
+
+def split(a: Array, names: list[str]) -> dict[str, Array]:
+    return dict(zip(names, jnp.split(a, len(names), axis=-1)))
+
+
+def add_drives(a: dict, b: dict) -> dict:
+    return {g: a[g] + b[g] if g in b else a[g] for g in a}
+
+
+def add(a: Array, b: Array | None) -> Array:
+    return a if b is None else a + b
+
+
+def along(vector: Array, like: Array) -> Array:
+    """[n] -> [..., n]."""
+    return jnp.broadcast_to(vector, like.shape)

@@ -1,0 +1,281 @@
+"""The shared types: a cell, a read-out, a network of the two, a learning rule and its carry.
+
+Symbols (paper, section 1.1): c is a unit's hidden state, h its output, y a read-out unit's value;
+n units, n_in inputs, n_out read-out units. Arrays are time-major: inputs are [T, *batch, n_in].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from eprop_jax import checks
+
+Array = jax.Array
+PyTree = Any
+Maybe = Any
+"""An array, or None where it is zero whatever the values are."""
+
+
+class Wires(NamedTuple):
+    """How units hear each other where each device holds its own n of all N (`ej.sharding`). On one
+    device n = N, and there is nothing to do."""
+
+    gather: Callable[[Array], Array] = lambda h: h
+    """own units' values [..., n] -> all units' [..., N]"""
+    own: Callable[[Array], Array] = lambda h: h
+    """[..., N] -> [..., n]"""
+    total: Callable[[Array], Array] = lambda x: x
+    """a sum over own units -> the sum over all units"""
+    share: Callable[[Array], Array] = lambda x: x
+    """sums over own units for all units [..., N] -> the sums over all units for own, [..., n]"""
+
+
+# Functions have no equality but identity, and arrays no hash: a layer is equal to itself alone, and so
+# can be a static argument of `jax.jit` or a key.
+def _is(self, other) -> bool:
+    return self is other
+
+
+def _is_not(self, other) -> bool:
+    return self is not other
+
+
+class Cell(NamedTuple):
+    """One unit, and how many of it there are (build one with `ej.cells.*`).
+
+    `dynamics` and `output` are written for one unit: every leaf that they see is a scalar. The
+    library maps them over units and batch, and takes every Jacobian from them.
+    """
+
+    init: Callable[[Array], dict]
+    """(key) -> {"w_in": gates of [n_in, n], "w_rec": gates of [n, n], "bias": gates of [n],
+    "theta": {name: [n]}}. One drive: plain arrays. Several: a dict by gate. What is absent has no
+    key."""
+    initial_state: Callable[[dict, tuple[int, ...]], PyTree]
+    """(params, batch_shape) -> c, each leaf [*batch, n]. Only the dtype of `params` counts."""
+    dynamics: Callable[[dict, PyTree, PyTree], PyTree]
+    """(theta_j, c_j^{t-1}, a_j^t) -> c_j^t: the implicit recurrence."""
+    output: Callable[[dict, PyTree], Array]
+    """(theta_j, c_j^t) -> h_j^t."""
+    constants: dict[str, Any]
+    """{name: [n]}: per-unit values that are not trained; [] for a traced number, the same for all."""
+    n_in: int
+    n_units: int
+    connectivity: Any = None
+    """None, or bool [n, n]: which recurrent synapses [pre, post] exist."""
+    shared: tuple[str, ...] = ()
+    """Components whose ∂c^t/∂c^{t-1} and ∂c^t/∂a^t are the same for all units, and that depend on
+    no other component (the voltage of LIF units with one time constant). Their ε does not depend
+    on the postsynaptic unit, and is kept once for all."""
+    wires: Wires = Wires()
+    name: str = "custom"
+    """what it is called where it is printed"""
+
+    def __repr__(self):
+        return f"{self.name} {self.n_in} -> {self.n_units}"
+
+    __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
+
+
+class Readout(NamedTuple):
+    """Read-out units without explicit recurrence (build one with `ej.readouts.*`; appendix B)."""
+
+    init: Callable[[Array], dict]
+    """(key) -> {"w_out": [n, n_out], "bias": [n_out], "theta": {name: [n_out]}}."""
+    initial_state: Callable[[dict, tuple[int, ...]], Array]
+    """(params, batch_shape) -> y, [*batch, n_out]."""
+    dynamics: Callable[[dict, Array, Array], Array]
+    """(phi_k, y_k^{t-1}, a_k^t) -> y_k^t for one read-out unit, where a^t = h^t @ w_out + bias."""
+    constants: dict[str, Any]
+    n_units: int
+    n_out: int
+    shared: bool = False
+    """True where ∂y^t/∂y^{t-1} and ∂y^t/∂a^t are one number for all read-out units and examples:
+    then γ is the filtered trace of Eq. 39, one for all of them."""
+    name: str = "custom"
+    """what it is called where it is printed"""
+
+    def __repr__(self):
+        return f"{self.name} {self.n_units} -> {self.n_out}"
+
+    __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Network:
+    """One recurrent layer and its read-out. Like both, it is equal to itself alone: it can be a static
+    argument of `jax.jit`, or a key.
+
+    Args:
+      cell: from `ej.cells`, or your own.
+      readout: from `ej.readouts`, with the same `n_units`.
+
+    Raises:
+      ValueError: if cell and read-out disagree about `n_units`.
+
+    Example:
+      >>> import jax, eprop_jax as ej
+      >>> net = ej.Network(ej.cells.gru(n_in=3, n_units=5), ej.readouts.linear(n_units=5, n_out=2))
+      >>> params = net.init(jax.random.key(0))
+      >>> params["readout"]["w_out"].shape
+      (5, 2)
+      >>> net
+      Network(gru 3 -> 5, linear 5 -> 2)
+    """
+
+    cell: Cell
+    readout: Readout
+
+    def __post_init__(self):
+        for name, kind in (("cell", Cell), ("readout", Readout)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"{name}: got {type(getattr(self, name)).__name__}, wanted an ej.{kind.__name__} "
+                    f"(from ej.{name}s)"
+                )
+        if self.cell.n_units != self.readout.n_units:
+            raise ValueError(
+                f"readout: has n_units={self.readout.n_units}, wanted {self.cell.n_units}, "
+                "the cell's n_units"
+            )
+
+    def __repr__(self):
+        return f"Network({self.cell}, {self.readout})"
+
+    def init(self, key: Array) -> dict:
+        """Draw parameters: {"cell": ..., "readout": ...}, as a plain pytree of arrays.
+
+        Raises:
+          TypeError: if `key` is no PRNG key.
+        """
+        k_cell, k_readout = jax.random.split(checks.key("key", key))
+        return {"cell": self.cell.init(k_cell), "readout": self.readout.init(k_readout)}
+
+    def apply(self, params: dict, xs: Array, state: Any = None, mask: Any = None) -> Any:
+        """The network without targets: forward, and no more.
+
+        Args:
+          params: from `init`; "feedback" may stand in it, and is not read.
+          xs: [T, *batch, n_in].
+          state: where to start, an `ej.State`, such as `carry.state` or an earlier run's; None: the
+            initial state.
+          mask: [T, *batch] bool, the steps that count; at others outputs and activity are 0. The
+            network runs through them all the same.
+
+        Returns:
+          A NamedTuple: outputs y [T, *batch, n_out], activity h [T, *batch, n], and the state after
+          the last step. Its derivative is autodiff's, which is BPTT.
+
+        Raises:
+          TypeError, ValueError: for what does not fit the network.
+
+        >>> import jax, jax.numpy as jnp, eprop_jax as ej
+        >>> net = ej.Network(ej.cells.gru(n_in=3, n_units=5), ej.readouts.linear(n_units=5, n_out=2))
+        >>> run = net.apply(net.init(jax.random.key(0)), jnp.ones((7, 4, 3)))
+        >>> run.outputs.shape, run.state.y.shape
+        ((7, 4, 2), (4, 2))
+        """
+        from eprop_jax.network import forward  # which is written with these types
+
+        call = checks.explained(
+            functools.partial(forward.apply, self), functools.partial(forward.check_apply, self)
+        )
+        return call(params, xs, state, mask)
+
+
+class State(NamedTuple):
+    """What the network itself carries: c^t [*batch, n] a component, and y^t [*batch, n_out]."""
+
+    c: PyTree
+    y: Array
+
+
+class Gamma(NamedTuple):
+    """Read-out traces (Eq. 33-34): ∂y^t/∂(read-out parameters) and ∂y^t/∂(cell parameters)."""
+
+    readout: PyTree
+    cell: PyTree
+
+
+class Carry(NamedTuple):
+    """What a rule threads through time. A rule leaves `()` where it keeps nothing."""
+
+    state: State
+    epsilon: PyTree = ()
+    """ε (Eq. 7): paths through the unit itself. A tree like params["cell"]; each leaf is a state
+    whose components are [*batch, lines, n]."""
+    beta: PyTree = ()
+    """β (Eq. 14) summed over all chains with s = 1 … m−1 explicit jumps: a tuple of traces whose
+    components are [*batch, n, lines, n]; the first n is the unit r where the chain ends."""
+    alpha: PyTree = ()
+    """α (Eq. 21): all paths. Components are [*batch, n, lines, n]."""
+    gamma: PyTree = ()
+
+
+class StepOutput(NamedTuple):
+    """What one step call returns beside the carry, for a chunk of K steps."""
+
+    loss: Array
+    """[]: Σ over the chunk's steps of the mean loss over the batch, plus the activity loss."""
+    grads: PyTree
+    """A tree like `params`: this chunk's share of the gradient."""
+    outputs: Array
+    """y, [K, *batch, n_out]."""
+    activity: Array
+    """h, [K, *batch, n]."""
+    losses: Array
+    """[K, *batch]: the loss of each step and example."""
+
+
+class RuleSpec(NamedTuple):
+    """What a rule is a rule of: read by `ej.compare` and by printed tables."""
+
+    name: str
+    order: int | None
+    """1: e-prop; m: m-order; None: no path is cut."""
+    network: Network
+    loss: Callable
+    activity_loss: Callable | None
+    feedback: str
+    state_loss: Callable | None = None
+    gradient: Callable | None = None
+    """(spec, params, carry, data, keep) -> (carry, StepOutput, () -> ∂L/∂xs): a chunk, on one batch
+    axis and in the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs
+    elsewhere."""
+
+    __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
+
+    def __repr__(self) -> str:
+        return f"{self.name}{'' if self.feedback == 'symmetric' else f', {self.feedback} feedback'}"
+
+
+class LearningRule(NamedTuple):
+    """A pair of pure functions, and the whole-sequence form of the same gradient.
+
+    `init(params, batch_shape) -> carry`; `step(params, carry, xs, ys, *, mask=None) -> (carry,
+    StepOutput)` for xs [K, *batch, n_in] and ys any pytree of [K, *batch, ...]: K is the shape of
+    what is passed. `mask` [K, *batch] bool: the steps that count, for the loss and for every
+    regulariser; the network runs through the others all the same. `whole(params, xs, ys, *,
+    mask=None) -> StepOutput` starts from the initial state and keeps no trace; where it is None,
+    `value_and_grad` uses `init` and `step`.
+
+    The loss in a StepOutput differentiates by the rule, to params and to xs (`jax.grad`, `jax.jvp`),
+    so that it may be a summand of any other loss. A derivative of anything else that a rule gives is
+    refused. Equal and hashable by identity.
+    """
+
+    init: Callable[..., Carry]
+    step: Callable[..., tuple[Carry, StepOutput]]
+    whole: Callable[..., StepOutput] | None = None
+    spec: RuleSpec | None = None
+
+    __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
+
+    def __repr__(self) -> str:
+        what = "of your own" if self.spec is None else f"{self.spec}, {self.spec.network}"
+        return f"LearningRule({what})"

@@ -1,0 +1,91 @@
+"""One unit's functions for all units at once; a state's leaves, and a layer's drives by gate.
+
+A cell's functions are written for scalars. Here they are mapped over units and leading axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax.network.functions import as_state
+from eprop_jax.network.types import Array, Cell, PyTree, Readout
+
+ONE_DRIVE = ""
+"""The name that a cell's only drive goes by, inside the library."""
+
+
+def over_units(unit: Callable, z: dict, n_lead: int):
+    """Map a function of one unit's scalars over units and leading axes (theta has only units)."""
+    mapped = jax.vmap(unit)
+    axes = {group: None if group == "theta" else 0 for group in z}
+    for _ in range(n_lead):
+        mapped = jax.vmap(mapped, in_axes=(axes,))
+    return mapped(z)
+
+
+def dynamics(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> PyTree:
+    """c^t of all units."""
+    z = {"theta": theta(cell, params), "c": c_tm1, "a": a_t}
+    n_lead = jax.tree.leaves(c_tm1)[0].ndim - 1
+    return over_units(lambda z: next_state(cell, z["theta"], z["c"], z["a"]), z, n_lead)
+
+
+def next_state(cell: Cell, theta_j: dict, c_j: PyTree, a_j: PyTree) -> PyTree:
+    """c_j^t, as arrays also where the user's function returns Python numbers."""
+    return jax.tree.map(jnp.asarray, as_state(c_j, cell.dynamics(theta_j, c_j, a_j)))
+
+
+def output(cell: Cell, params: dict, c_t: PyTree) -> Array:
+    """h^t of all units."""
+    z = {"theta": theta(cell, params), "c": c_t}
+    n_lead = jax.tree.leaves(c_t)[0].ndim - 1
+    return over_units(lambda z: cell.output(z["theta"], z["c"]), z, n_lead)
+
+
+def theta(cell: Cell, params: dict) -> dict:
+    """Each unit's own values, [n]: the constants, in the parameters' dtype, and the trained ones."""
+    dtype = jax.tree.leaves(params)[0].dtype
+    constants = {
+        k: jnp.asarray(v, dtype if jnp.issubdtype(v.dtype, jnp.floating) else jnp.int32)
+        for k, v in cell.constants.items()
+    }
+    constants = {k: jnp.broadcast_to(v, (cell.n_units,)) for k, v in constants.items()}
+    return {**constants, **params.get("theta", {})}
+
+
+def as_cell(readout: Readout) -> Cell:
+    """A read-out is a unit with one component and no explicit recurrence; its output is y."""
+    return Cell(
+        readout.init, readout.initial_state, readout.dynamics, lambda phi, y: y,
+        readout.constants, readout.n_units, readout.n_out, shared=("",) if readout.shared else (),
+    )  # fmt: skip
+
+
+def gate_names(params: dict) -> list[str]:
+    """The names of a layer's drives."""
+    lines = ("w_in", "w_rec", "bias", "w_out")
+    return sorted(set().union(*(as_gates(params[k]) for k in lines if k in params)))
+
+
+def as_gates(a: PyTree) -> dict[str, Array]:
+    return a if isinstance(a, dict) else {ONE_DRIVE: a}
+
+
+def of_gates(gates: dict[str, Any]) -> PyTree:
+    return gates[ONE_DRIVE] if set(gates) == {ONE_DRIVE} else gates
+
+
+def float_positions(c: PyTree) -> list[int]:
+    """Positions of the components that carry a gradient, among the state's leaves."""
+    leaves = jax.tree.leaves(c)
+    return [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def floats(c: PyTree) -> tuple[Array, ...]:
+    """The components that carry a gradient."""
+    leaves = jax.tree.leaves(c)
+    return tuple(leaves[i] for i in float_positions(c))

@@ -1,0 +1,1 @@
+"""The paper, executed: its sums over paths, its hybrids, its graph and its taxonomy."""

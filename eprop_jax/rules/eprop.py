@@ -1,0 +1,91 @@
+"""e-prop: the explicit recurrence is cut, and what is left is causal and local.
+
+    ε_ij^t = ∂c_j^t/∂c_j^{t-1} ε_ij^{t-1} + ∂c_j^t/∂w_ij           Eq. 8   implicit variable
+    e_ij^t = ∂h_j^t/∂c_j^t ε_ij^t                                  Eq. 9   eligibility trace
+    γ_ij^{t,k} = ∂y_k^t/∂y_k^{t-1} γ_ij^{t-1,k} + ∂y_k^t/∂h_j^t e_ij^t     Eq. 34
+    dL/dw_ij ≈ Σ_t Σ_k ∂L/∂y_k^t γ_ij^{t,k}                        Eq. 25, 36
+
+With a leaky read-out γ_ij^{t,k} = w_jk F_κ(e_ij^t) (Eq. 39), one filtered trace for all k, and the
+sum is Σ_t L_j^t F_κ(e_ij^t) (Eq. 40). G. Martín-Sánchez et al. 2022; Bellec et al. 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from eprop_jax.engine import chunks, definition, recursions
+from eprop_jax.engine import jacobians as jac
+from eprop_jax.engine import traces as tr
+from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
+
+
+def eprop(
+    net: Network,
+    loss: Callable[[Array, Any], Array],
+    *,
+    feedback: str = "symmetric",
+    activity_loss: Callable[[Array], Array] | None = None,
+    state_loss: Callable[[Any], Array] | None = None,
+) -> LearningRule:
+    """E-prop (Eq. 25, with the read-outs of appendix B): causal, local, approximate.
+
+    Exact where there is no explicit recurrence. The read-out's own gradient is always exact.
+    `step` takes chunks of any length, and any sequence of chunks gives the same total gradient.
+
+    Args:
+      net: the network.
+      loss: loss(y [n_out], target) -> [], of one example at one step.
+      feedback: "symmetric": learning signals through w_out. "random": through fixed weights
+        params["feedback"] [n, n_out] (`ej.feedback.init`), whose gradient is zero by definition.
+        "adaptive": through params["feedback"], which gets the same gradient as w_out.
+      activity_loss: f [n] -> [], a loss on the window's mean activity, such as
+        `ej.losses.firing_rate`. The window is what `step` is given.
+      state_loss: c_j -> [], a loss on one unit's state at one step, such as `ej.losses.voltage`;
+        it is summed over units and steps.
+
+    Returns:
+      A `LearningRule`. Its carry holds ε and γ: [*batch, lines, n] a component, constant in T.
+
+    Raises:
+      TypeError, ValueError: for a wrong network, loss or feedback; and, when it is called, for
+        parameters, inputs or targets that do not fit.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.lif(3, 5), ej.readouts.leaky(5, 2))
+    >>> rule = ej.eprop(net, ej.losses.squared_error)
+    >>> params = net.init(jax.random.key(0))
+    >>> carry = rule.init(params, batch_shape=(4,))
+    >>> carry, out = rule.step(params, carry, jnp.ones((1, 4, 3)), jnp.ones((1, 4, 2)))
+    >>> out.grads["cell"]["w_rec"].shape
+    (5, 5)
+    """
+    spec = definition.specify("e-prop", 1, net, loss, activity_loss, state_loss, feedback)
+    return definition.build(spec, init_traces, chunks.gradient(recursion))
+
+
+def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
+    """ε = 0 and γ = 0: no path has started."""
+    cell, p, c = spec.network.cell, params["cell"], state.c
+    return {
+        "epsilon": tr.zeros(cell, p, c, jac.structure(cell, p, c), batch),
+        "gamma": recursions.zeros(spec, params, state, batch),
+    }
+
+
+def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+    """One step: the equations above, in their order."""
+    p, c = params["cell"], carry.state.c
+    epsilon = tr.unpack(p, c, carry.epsilon)
+    gamma_out, gamma = recursions.unpack(params, carry)
+
+    epsilon = recursions.implicit_variable(m.own, epsilon, m.own_sources)  # Eq. 8
+    e = [recursions.own(m.J.psi, eps, s.xi) for eps, s in zip(epsilon, m.sources)]  # Eq. 9
+    gamma = [recursions.readout_variable(m, g, x) for g, x in zip(gamma, e)]  # Eq. 34
+    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 36, 40
+    grads = recursions.meet_activity(m.dL_dh, grads, e, tr.scale)
+    grads = recursions.meet_state(m.dL_dc, grads, epsilon, tr.scale)
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
+
+    gamma = recursions.pack(params, carry, gamma_out, gamma)
+    return carry._replace(epsilon=tr.pack(p, c, epsilon), gamma=gamma), grads, grads_out

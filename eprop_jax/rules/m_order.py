@@ -1,0 +1,137 @@
+"""m-order e-prop: paths with at most m − 1 explicit jumps. Between e-prop (m = 1) and RTRL (m ≥ T).
+
+The paper's explicit variable follows one chain of units, k_s, …, k_1, j (Eq. 15):
+
+    β_ij^t(k, k', …, j) = ∂c_k^t/∂c_k^{t-1} β_ij^{t-1}(k, k', …, j)
+                          + ∂c_k^t/∂h_k'^{t-1} ∂h_k'^{t-1}/∂c_k'^{t-1} β_ij^{t-1}(k', …, j)
+
+Chains are exponentially many, but only their ends meet the loss. Summed over all chains with s
+jumps that end at r, β⁽ˢ⁾_ij^{t,r} obeys the same line (it is linear):
+
+    β⁽ˢ⁾_ij^{t,r} = ∂c_r^t/∂c_r^{t-1} β⁽ˢ⁾_ij^{t-1,r} + Σ_k ∂c_r^t/∂h_k^{t-1} b⁽ˢ⁻¹⁾_ij^{t-1,k}
+    b⁽ˢ⁾_ij^{t,r} = ∂h_r^t/∂c_r^t β⁽ˢ⁾_ij^{t,r}              Eq. 16;  β⁽⁰⁾ = ε at r = j, b⁽⁰⁾ = e
+    dL/dw_ij ≈ Σ_t Σ_r ∂L/∂h_r^t Σ_{s<m} b⁽ˢ⁾_ij^{t,r}       Eq. 19-20, cut at m − 1 jumps (section 4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from eprop_jax import checks
+from eprop_jax.engine import chunks, definition, recursions
+from eprop_jax.engine import jacobians as jac
+from eprop_jax.engine import traces as tr
+from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
+from eprop_jax.rules.eprop import init_traces as first_order_traces
+from eprop_jax.rules.eprop import recursion as first_order
+
+
+def m_order_eprop(
+    net: Network,
+    loss: Callable[[Array, Any], Array],
+    *,
+    order: int,
+    feedback: str = "symmetric",
+    activity_loss: Callable[[Array], Array] | None = None,
+    state_loss: Callable[[Any], Array] | None = None,
+) -> LearningRule:
+    """m-order e-prop (section 4): order 1 is e-prop, order ≥ T is the exact gradient (order ≥ T + 1
+    for a trained parameter that `output` reads, such as a threshold: h^0 depends on it already).
+
+    Each further order keeps one more explicit jump h^{t-1} → c^t, and reaches synapses one hop
+    further from the read-out. Over a whole sequence it costs less than m times BPTT and no trace; run
+    causally, chunk by chunk, it holds m − 1 traces of RTRL's size.
+
+    Args:
+      net: the network.
+      loss: loss(y [n_out], target) -> [], of one example at one step.
+      order: m ≥ 1.
+      feedback: "symmetric", "random" or "adaptive", as in `eprop`; it replaces w_out at the end of
+        every path.
+      activity_loss: f [n] -> [], a loss on the window's mean activity.
+      state_loss: c_j -> [], a loss on one unit's state at one step, such as `ej.losses.voltage`;
+        it is summed over units and steps.
+
+    Returns:
+      A `LearningRule`. Its carry holds ε, β⁽¹⁾ … β⁽ᵐ⁻¹⁾ and γ.
+
+    Raises:
+      TypeError, ValueError: for order < 1, a wrong network, loss or feedback; and, when it is
+        called, for parameters, inputs or targets that do not fit.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.gru(3, 5), ej.readouts.linear(5, 2))
+    >>> rule = ej.m_order_eprop(net, ej.losses.squared_error, order=3)
+    >>> loss, grads = ej.value_and_grad(rule)(
+    ...     net.init(jax.random.key(0)), jnp.ones((7, 4, 3)), jnp.ones((7, 4, 2)))
+    >>> grads["cell"]["w_rec"]["z"].shape
+    (5, 5)
+    """
+    order = checks.size("order", order)
+    spec = definition.specify(
+        f"order {order}", order, net, loss, activity_loss, state_loss, feedback
+    )
+    if order == 1:
+        return definition.build(spec, first_order_traces, chunks.gradient(first_order))
+    return definition.build(spec, init_traces, chunks.gradient(recursion))
+
+
+def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
+    """ε = β⁽ˢ⁾ = 0 and γ = 0: no path has started."""
+    cell, p, c = spec.network.cell, params["cell"], state.c
+    ends = tr.zeros(cell, p, c, jac.structure(cell, p, c), batch, cell.n_units)
+    beta = (ends,) * (spec.order - 1)
+    return {**first_order_traces(spec, params, state, batch), "beta": beta}
+
+
+def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+    """One step: the equations above, in their order."""
+    p, c = params["cell"], carry.state.c
+    epsilon = tr.unpack(p, c, carry.epsilon)
+    beta = [tr.unpack(p, c, b) for b in carry.beta]
+    gamma_out, gamma = recursions.unpack(params, carry)
+
+    e_tm1 = [recursions.own(m.psi_tm1, eps, xi) for eps, xi in zip(epsilon, m.xi_tm1)]  # Eq. 9
+    b_tm1 = [[recursions.at_own_unit(e) for e in e_tm1]]  # b⁽⁰⁾ = e
+    b_tm1 += [[recursions.ends(m.psi_tm1, x, None) for x in b] for b in beta]  # Eq. 16
+    epsilon = recursions.implicit_variable(m.own, epsilon, m.own_sources)  # Eq. 8
+    beta = [  # Eq. 15, summed over chains
+        [
+            tuple(
+                None
+                if x[r] is None
+                else tr.total(
+                    *(tr.scale_ends(D, y) for D, y in zip(m.J.D[r], x)),
+                    recursions.explicit(m, r, shorter),
+                    jnp.zeros_like(x[r]),
+                )
+                for r in range(len(x))
+            )
+            for x, shorter in zip(b, b_tm1[s])
+        ]
+        for s, b in enumerate(beta)
+    ]
+    e = [recursions.own(m.J.psi, eps, s.xi) for eps, s in zip(epsilon, m.sources)]  # Eq. 9
+    b = [  # Eq. 16, and the sum over s
+        tr.total(
+            recursions.at_own_unit(e[i]), *(recursions.ends(m.J.psi, b[i], None) for b in beta)
+        )
+        for i in range(len(e))
+    ]
+    gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, b)]  # Eq. 34
+    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 19-20, 36
+    grads = recursions.meet_activity(m.dL_dh, grads, b, tr.scale_ends)
+    grads = recursions.meet_state(m.dL_dc, grads, epsilon, tr.scale)
+    for b_s in beta:
+        grads = recursions.meet_state(m.dL_dc, grads, b_s, tr.scale_ends)
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
+
+    carry = carry._replace(
+        epsilon=tr.pack(p, c, epsilon),
+        beta=tuple(tr.pack(p, c, b_s) for b_s in beta),
+        gamma=recursions.pack(params, carry, gamma_out, gamma),
+    )
+    return carry, grads, grads_out

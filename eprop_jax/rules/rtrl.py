@@ -1,0 +1,95 @@
+"""RTRL: every path is carried forward. Causal and exact, but neither local nor cheap.
+
+    α_ij^{t,r} = ∂c_r^t/∂c_r^{t-1} α_ij^{t-1,r}
+                 + Σ_k ∂c_r^t/∂h_k^{t-1} ∂h_k^{t-1}/∂c_k^{t-1} α_ij^{t-1,k} + ∂c_r^t/∂w_ij     Eq. 22
+    a_ij^{t,r} = ∂h_r^t/∂c_r^t α_ij^{t,r}                                                  Eq. 23
+    dL/dw_ij = Σ_t Σ_r ∂L/∂h_r^t a_ij^{t,r}                                                Eq. 24
+
+With a read-out, ∂L/∂h becomes the read-out variable of Eq. 34, over all r. The last term of Eq. 22
+is zero for r ≠ j. Williams and Zipser 1989.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from eprop_jax.engine import chunks, definition, recursions
+from eprop_jax.engine import jacobians as jac
+from eprop_jax.engine import traces as tr
+from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
+
+
+def rtrl(
+    net: Network,
+    loss: Callable[[Array, Any], Array],
+    *,
+    activity_loss: Callable[[Array], Array] | None = None,
+    state_loss: Callable[[Any], Array] | None = None,
+) -> LearningRule:
+    """Real-time recurrent learning (Eq. 22-24): the exact gradient, causally.
+
+    Memory is O(n) times e-prop's: one trace a synapse and unit. `step` takes chunks of any length;
+    longer chunks are far cheaper (O(n³) a step at K ≈ n, against O(n⁴) at K = 1).
+
+    Args:
+      net: the network.
+      loss: loss(y [n_out], target) -> [], of one example at one step.
+      activity_loss: f [n] -> [], a loss on the window's mean activity.
+      state_loss: c_j -> [], a loss on one unit's state at one step, such as `ej.losses.voltage`;
+        it is summed over units and steps.
+
+    Returns:
+      A `LearningRule`. Its carry holds α: [*batch, n, lines, n] a component, and γ.
+
+    Raises:
+      TypeError, ValueError: for a wrong network or loss; and, when it is called, for parameters,
+        inputs or targets that do not fit.
+
+    >>> import jax, jax.numpy as jnp, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.rnn(3, 5), ej.readouts.linear(5, 2))
+    >>> rule = ej.rtrl(net, ej.losses.squared_error)
+    >>> carry = rule.init(net.init(jax.random.key(0)), batch_shape=(4,))
+    >>> carry.alpha["w_rec"].shape
+    (4, 5, 5, 5)
+    """
+    spec = definition.specify("RTRL", None, net, loss, activity_loss, state_loss)
+    return definition.build(spec, init_traces, chunks.gradient(recursion))
+
+
+def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
+    """α = 0 and γ = 0: no path has started."""
+    cell, p, c = spec.network.cell, params["cell"], state.c
+    return {
+        "alpha": tr.zeros(cell, p, c, jac.structure(cell, p, c), batch, cell.n_units),
+        "gamma": recursions.zeros(spec, params, state, batch),
+    }
+
+
+def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+    """One step: the equations above, in their order."""
+    p, c = params["cell"], carry.state.c
+    alpha = tr.unpack(p, c, carry.alpha)
+    gamma_out, gamma = recursions.unpack(params, carry)
+
+    a_tm1 = [recursions.ends(m.psi_tm1, al, xi) for al, xi in zip(alpha, m.xi_tm1)]  # Eq. 23
+    alpha = [  # Eq. 22
+        tuple(
+            tr.total(
+                *(tr.scale_ends(D, x) for D, x in zip(m.J.D[r], al)),
+                recursions.explicit(m, r, a),
+                recursions.at_own_unit(tr.direct(source, r)),
+            )
+            for r in range(len(al))
+        )
+        for al, a, source in zip(alpha, a_tm1, m.sources)
+    ]
+    a = [recursions.ends(m.J.psi, al, s.xi) for al, s in zip(alpha, m.sources)]  # Eq. 23
+    gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, a)]  # Eq. 34
+    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 24, 36
+    grads = recursions.meet_activity(m.dL_dh, grads, a, tr.scale_ends)
+    grads = recursions.meet_state(m.dL_dc, grads, alpha, tr.scale_ends)
+    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
+
+    gamma = recursions.pack(params, carry, gamma_out, gamma)
+    return carry._replace(alpha=tr.pack(p, c, alpha), gamma=gamma), grads, grads_out

@@ -1,0 +1,1 @@
+"""What is done with a rule: sequences, streams, training, checkpoints, comparisons."""

@@ -1,0 +1,107 @@
+"""What a rule costs a step: multiply-adds and bytes, from the sizes alone (the paper's Table 1, with
+its constants, and with the chunk length as a variable)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax import checks
+from eprop_jax.engine import definition
+from eprop_jax.network import unitwise
+from eprop_jax.network.types import LearningRule, PyTree
+from eprop_jax.network.units import compute_dtype
+
+
+class Cost(NamedTuple):
+    """Predicted cost of one step of a whole batch."""
+
+    multiply_adds: float
+    """multiply-adds a step, the products alone (elementwise work is not counted)"""
+    trace_bytes: int
+    """bytes of the carry, which live from call to call"""
+    chunk_bytes: int
+    """bytes that a step call keeps of its chunk until its sweep is done"""
+
+
+def cost(
+    rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...] = (), chunk: int | None = 1
+) -> Cost:
+    """Predicted multiply-adds and bytes a step of one of the library's rules.
+
+    With n units, m lines, d components, g drives, P = m·n·g weights, S = d·n + n_out and batch B:
+    forward 1·BP; backward through W_rec (order − 1)·Bn²g (RTRL, BPTT: 1); gradient 1·BP; and where
+    traces are kept, for e-prop 1·BP a live trace and 3/K passes over each; for RTRL and
+    order m > 1, a grade: S·Bn²g (sweep), S·BP (source), S·d·n·BP/K (transition).
+
+    Args:
+      rule: `ej.bptt`, `ej.eprop`, `ej.m_order_eprop` or `ej.rtrl` of a network.
+      params: its parameters, or their shapes (`jax.eval_shape`).
+      batch_shape: as in `rule.init`.
+      chunk: K, the steps a call; None: the whole sequence at once without traces, in which case
+        chunk_bytes is what *each step* of the sequence keeps.
+
+    Returns:
+      A `Cost`.
+
+    Raises:
+      TypeError, ValueError: for what is none of the library's rules, or chunk < 1.
+
+    >>> import jax, eprop_jax as ej
+    >>> net = ej.Network(ej.cells.lif(40, 100), ej.readouts.leaky(100, 2))
+    >>> params = net.init(jax.random.key(0))
+    >>> online, chunked = (ej.cost(ej.rtrl(net, ej.losses.squared_error), params, chunk=K)
+    ...                    for K in (1, 100))
+    >>> online.multiply_adds > 30 * chunked.multiply_adds
+    True
+    """
+    spec = definition.of_library("rule", rule)
+    batch_shape = checks.batch(batch_shape)
+    K = None if chunk is None else checks.size("chunk", chunk)
+    carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)  # refuses wrong params
+    p = params["cell"]
+    B, n, n_out = math.prod(batch_shape), spec.network.cell.n_units, spec.network.readout.n_out
+    trace_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
+
+    P = sum(w.size for line in ("w_in", "w_rec") for w in jax.tree.leaves(p.get(line, {})))
+    recurrent = sum(w.size for w in jax.tree.leaves(p.get("w_rec", {})))
+    gates = len(unitwise.gate_names(p))
+    d = len(unitwise.floats(carry.state.c))
+    order, traced = spec.order, carry.gamma != ()
+
+    work = 2 * B * P + 3 * B * n * n_out  # forward and gradient, of cell and read-out
+    work += B * recurrent * (1 if order is None else order - 1)
+    floats = jnp.dtype(compute_dtype(params)).itemsize * B
+    kept = floats * (n * (d + 2 * gates + 1) + 4 * n_out)
+    if traced and K is not None:
+        # Scanned, a trace of width 1 is free.
+        local = sum(x.size for x in jax.tree.leaves((carry.epsilon, carry.gamma.cell)))
+        if order == 1:
+            work += local * (1 + 3 / K)
+        else:
+            ends, jumps = d * n + n_out, 1 if order is None else order
+            dense = sum(x.size for x in jax.tree.leaves((carry.alpha, carry.beta)))
+            if K == 1:
+                work += dense * (d + n * gates) + local
+            else:
+                work += jumps * ends * B * (recurrent + P) + (jumps + 1) / 2 * dense * d * n / K
+            kept += floats * jumps * ends * n * gates
+    return Cost(float(work), int(trace_bytes), int(kept * (K or 1)))
+
+
+def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...], T: int) -> int:
+    """The chunk that `value_and_grad(rule, chunk="auto")` takes (stated there)."""
+    if rule.spec is None:
+        raise TypeError("chunk: 'auto' needs one of the library's rules; give an int")
+    if rule.spec.name == "BPTT":
+        return T  # a shorter chunk would be truncated
+    if rule.spec.order == 1:
+        sizes = cost(rule, params, batch_shape, 512)
+        small, large = sizes.chunk_bytes < 3e6, sizes.trace_bytes > 4e6
+        longest = 512 if small else 256 if large else 128
+    else:
+        longest = max(2 * rule.spec.network.cell.n_units, 16)
+    return math.ceil(T / math.ceil(T / longest))  # parts of one length, where T allows it

@@ -1,0 +1,212 @@
+"""Many updates as one compiled program."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eprop_jax import checks
+from eprop_jax.network.types import Array, LearningRule, PyTree
+from eprop_jax.network.units import wide
+from eprop_jax.rules import feedback
+from eprop_jax.run.finite import check_finite
+from eprop_jax.run.sequence import plain_value_and_grad, value_and_grad
+
+Metric = Callable[[Array, PyTree], Array]
+"""(outputs [T, *batch, n_out], ys) -> []"""
+
+
+class TrainState(NamedTuple):
+    """All that training carries from update to update."""
+
+    params: PyTree
+    opt_state: PyTree
+    key: Array
+    """of the sampler: update u draws its batch with fold_in(key, u)"""
+    step: Array
+    """[] int32, updates done"""
+
+
+class Trainer(NamedTuple):
+    """`init(params, key) -> TrainState`; `run(state, updates) -> (TrainState, log)`, one program;
+    `check(state)` raises what `ej.check_finite` finds in the next update's batch."""
+
+    init: Callable[..., TrainState]
+    run: Callable[[TrainState, int], tuple[TrainState, dict[str, Array]]]
+    check: Callable[[TrainState], Any]
+
+
+def trainer(
+    rule: LearningRule,
+    optimizer: optax.GradientTransformation,
+    data: Any,
+    *,
+    chunk: Any = None,
+    metrics: Mapping[str, Metric] | None = None,
+) -> Trainer:
+    """Updates of the parameters, as one `lax.scan`.
+
+    Args:
+      rule: any learning rule.
+      optimizer: any optax transformation: clipping, schedules, weight decay, masks, frozen parts.
+        Its label and mask trees are shaped like the parameters, "feedback" included; whatever it
+        does there, random feedback weights stay (`ej.feedback.fixed`). One that takes extra
+        arguments gets `value`, the batch's loss before the update, `grad`, and `value_fn`, the
+        loss of the same batch at other parameters (for line searches).
+      data: a sampler (key) -> (xs [T, *batch, n_in], ys), such as
+        `functools.partial(ej.tasks.delayed_xor(), batch=64)`; or batches, a pair (xs, ys) whose
+        leaves start with [N, T, *batch], of which update u takes number u mod N.
+      chunk: as in `ej.value_and_grad`.
+      metrics: {name: function of (outputs, ys)}, of each update's batch; see `accuracy`.
+
+    Returns:
+      A `Trainer`. Its log holds, for each update, [updates]: "loss" (before the update), "rate"
+      (mean activity; of spiking units, spikes a unit and step), "grad_norm" (of the gradient as
+      the rule gives it), and the metrics. `run` compiles once for each number of updates.
+
+    Raises:
+      TypeError, ValueError: for what is no rule, optimiser, sampler or metric; when called, for
+        what does not fit the network.
+
+    >>> import functools, jax, optax, eprop_jax as ej
+    >>> task = ej.tasks.copy_memory(n_symbols=2, length=1, delay=3)
+    >>> net = ej.Network(ej.cells.gru(4, 8), ej.readouts.linear(8, 2))
+    >>> rule = ej.eprop(net, ej.losses.masked(ej.losses.softmax_cross_entropy))
+    >>> t = ej.training.trainer(rule, optax.sgd(0.1), functools.partial(task, batch=4))
+    >>> state = t.init(net.init(jax.random.key(0)), jax.random.key(1))
+    >>> state, log = t.run(state, 5)
+    >>> int(state.step), log["loss"].shape
+    (5, (5,))
+    """
+    checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
+    checks.optimizer("optimizer", optimizer)
+    optimizer = feedback.fixed(optimizer, rule)
+    gradient, by_rule = plain_value_and_grad(rule, chunk), value_and_grad(rule, chunk)
+    metrics = metric_functions(metrics)
+    draw = sampler(data)
+
+    def init(params: PyTree, key: Array) -> TrainState:
+        checks.instance("params", params, Mapping, "the dict that net.init gives")
+        key = checks.key("key", key)
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        key = key if typed else jax.random.wrap_key_data(key)
+        return TrainState(params, optimizer.init(params), key, jnp.int32(0))
+
+    def update(state: TrainState, _):
+        params, opt_state, key, step = state
+        xs, ys = draw(key, step)
+        (loss, aux), grads = gradient(params, xs, ys)
+        value_fn = lambda p: by_rule(p, xs, ys)[0]
+        changes, opt_state = optimizer.update(
+            grads, opt_state, params, value=loss, grad=grads, value_fn=value_fn
+        )
+        params = optax.apply_updates(params, changes)
+        log = {
+            "loss": loss,
+            "rate": jnp.mean(aux.activity),
+            "grad_norm": jnp.sqrt(sum(jnp.sum(wide(g) ** 2) for g in jax.tree.leaves(grads))),
+            **{name: metric(aux.outputs, ys) for name, metric in metrics.items()},
+        }
+        return TrainState(params, opt_state, key, step + 1), log
+
+    @functools.partial(jax.jit, static_argnames="updates")
+    def _run(state, updates):
+        return jax.lax.scan(update, state, length=updates)
+
+    def run(state: TrainState, updates: int) -> tuple[TrainState, dict[str, Array]]:
+        checks.instance("state", state, TrainState, "what this trainer's init gave")
+        return _run(state, checks.size("updates", updates))
+
+    def check(state: TrainState) -> None:
+        check_finite(rule, chunk)(state.params, *draw(state.key, state.step))
+
+    return Trainer(init, run, check)
+
+
+def train(
+    rule: LearningRule,
+    optimizer: optax.GradientTransformation,
+    params: PyTree,
+    data: Any,
+    steps: int,
+    *,
+    key: Array | None = None,
+    chunk: Any = None,
+    metrics: Mapping[str, Metric] | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Train for some updates, as one program: jit it, or vmap it over seeds and hyper-parameters.
+
+    Args:
+      rule, optimizer, data, chunk, metrics: as in `ej.training.trainer`.
+      params: where to start.
+      steps: updates.
+      key: of the sampler (default `jax.random.key(0)`; batches do not read it).
+
+    Returns:
+      (TrainState, log), as `ej.training.trainer` says; log leaves are [steps].
+
+    Raises:
+      TypeError, ValueError: as `ej.training.trainer`.
+
+    Three seeds by two learning rates, one compiled program:
+
+    >>> import functools, jax, jax.numpy as jnp, optax, eprop_jax as ej
+    >>> task = functools.partial(ej.tasks.copy_memory(n_symbols=2, length=1, delay=3), batch=4)
+    >>> net = ej.Network(ej.cells.gru(4, 8), ej.readouts.linear(8, 2))
+    >>> rule = ej.eprop(net, ej.losses.masked(ej.losses.softmax_cross_entropy))
+    >>> def one(key, rate):
+    ...     return ej.train(rule, optax.sgd(rate), net.init(key), task, steps=5, key=key)
+    >>> sweep = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+    >>> state, log = jax.jit(sweep)(jax.random.split(jax.random.key(0), 3), jnp.array([0.1, 1.0]))
+    >>> log["loss"].shape
+    (3, 2, 5)
+    """
+    steps = checks.size("steps", steps)
+    checks.mapping("params", params)
+    if key is not None:
+        checks.key("key", key)
+    t = trainer(rule, optimizer, data, chunk=chunk, metrics=metrics)
+    return t.run(t.init(params, jax.random.key(0) if key is None else key), steps)
+
+
+def metric_functions(metrics: Any) -> dict[str, Metric]:
+    given = checks.mapping("metrics", metrics or {})
+    return {name: checks.is_callable(f"metrics[{name!r}]", f) for name, f in given.items()}
+
+
+def _pair(drawn: Any) -> Any:
+    if not isinstance(drawn, tuple) or len(drawn) != 2:
+        raise TypeError(f"data: gave {type(drawn).__name__}, wanted the pair (xs, ys)")
+    return drawn
+
+
+def sampler(data: Any) -> Callable[[Array, Array], Any]:
+    """(key, u) -> batch u."""
+    if callable(data):
+        try:
+            inspect.signature(data).bind(None)
+        except TypeError:
+            raise TypeError(
+                f"data: got a function of {inspect.signature(data)}, wanted a sampler "
+                "(key) -> (xs, ys); of a task: functools.partial(task, batch=64)"
+            ) from None
+        return lambda key, u: _pair(data(jax.random.fold_in(key, u)))
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise TypeError(
+            f"data: got {type(data).__name__}, wanted a sampler (key) -> (xs, ys), or a pair (xs, ys) "
+            "of batches [N, T, *batch, ...]"
+        )
+    sizes = {np.shape(x)[:1] for x in jax.tree.leaves(data)}
+    if len(sizes) != 1 or sizes & {(), (0,)}:
+        raise ValueError(f"data: got leading axes {sorted(sizes)}, wanted one number of batches N")
+    N = sizes.pop()[0]
+    xs, ys = jax.tree.map(jnp.asarray, data)
+    at = lambda u: lambda x: jax.lax.dynamic_index_in_dim(x, u % N, keepdims=False)
+    return lambda key, u: (at(u)(xs), jax.tree.map(at(u), ys))
