@@ -135,10 +135,11 @@ def test_the_command_line_trains_and_prints_json(tmp_path):
 def test_taxonomy_prints():
     code, out, _ = run("taxonomy")
     assert code == 0
-    for word in ("BPTT", "RTRL", "m-order", "O(pT)", "O(p²T)", "O(np)", "keeps", "cuts", "causal"):
+    for word in ("BPTT", "RTRL", "m-order", "O(pT)", "O(p²T)", "O(np)", "keeps", "cuts", "causal",
+                 "(i|s)*f*", "i*((e|f)i*){0,m-1}"):  # fmt: skip
         assert word in out
     code, out, _ = run("taxonomy", "--json")
-    assert code == 0 and {"rules", "costs"} == set(json.loads(out))
+    assert code == 0 and {"rules", "costs", "languages"} == set(json.loads(out))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from eprop_jax.engine import paths
+
 
 class Entry(NamedTuple):
     """One rule."""
@@ -165,11 +167,13 @@ def as_dict() -> dict:
     return {
         "rules": [entry._asdict() for entry in RULES],
         "costs": [cost._asdict() for cost in COSTS],
+        "languages": [dict(zip(paths.Named._fields, row)) for row in paths.as_rows()],
     }
 
 
 def as_text() -> str:
-    """The taxonomy for a terminal: a block a rule, then the table of costs.
+    """The taxonomy for a terminal: a block a rule, the table of costs, and published rules as the
+    languages of paths that they keep.
 
     >>> from eprop_jax.paper import taxonomy
     >>> print(taxonomy.as_text().splitlines()[0])
@@ -189,6 +193,13 @@ def as_text() -> str:
     lines += [table([head, *COSTS]), ""]
     lines.append("n units, p synapses (n² if dense), T steps, m the order, K the steps of a chunk.")
     lines.append("E-prop is order 1; order ≥ T is exact. Local but for the learning signal L_j.")
+    lines += ["", paths.as_text(), ""]
+    lines.append(
+        "i: a unit's own dynamics; e: a recurrent synapse, s: that to itself; f: a synapse to"
+    )
+    lines.append(
+        "the layer above, within the step. A rule keeps the paths that its expression matches."
+    )
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ from eprop_jax.engine.paths.layers import (
     reachable,
     stack,
 )
-from eprop_jax.engine.paths.named import NAMED, Named, as_text, order
+from eprop_jax.engine.paths.named import NAMED, Named, as_rows, as_text, order
 
 __all__ = [
     "LETTERS",
@@ -41,6 +41,7 @@ __all__ = [
     "Named",
     "Wiring",
     "accepts",
+    "as_rows",
     "as_text",
     "compile",
     "costates",

@@ -61,12 +61,13 @@ def as_text() -> str:
     >>> print(paths.as_text().splitlines()[4][:38])
     e-prop          i*                  Eq
     """
-    rows = [("rule", "paths", "source", "exact on", "beside its paths"), *map(_row, NAMED)]
+    rows = [("rule", "paths", "source", "exact on", "beside its paths"), *as_rows()]
     width = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(text.ljust(w) for text, w in zip(row, width)).rstrip() for row in rows]
     return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
 
 
-def _row(rule: Named) -> tuple[str, ...]:
-    language = rule.language if isinstance(rule.language, str) else "i*((e|f)i*){0,m-1}"
-    return rule.name, language, rule.source, rule.exact, rule.remark
+def as_rows() -> list[tuple[str, ...]]:
+    """The table as text: name, language, source, what it is exact on, what it has beside its paths."""
+    written = lambda of: of if isinstance(of, str) else "i*((e|f)i*){0,m-1}"
+    return [(r.name, written(r.language), r.source, r.exact, r.remark) for r in NAMED]
