@@ -23,6 +23,14 @@ RULES = {
 }
 
 
+CASES = [
+    *(("e-prop, random", chunk) for chunk in CHUNKS),
+    *((name, None) for name in RULES if name != "e-prop, random"),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("e-prop", 1), ("e-prop", 7), ("RTRL", 7), ("order 2", 7), ("BPTT", 7))),
+]  # fmt: skip
+
+
 def made(name, p=P, loss=ej.losses.squared_error):
     make, options = RULES[name]
     params = {**p.params, "feedback": B} if "feedback" in options else p.params
@@ -37,8 +45,7 @@ def along(grads, v):
     return sum(jnp.vdot(g, x) for g, x in zip(jax.tree.leaves(grads), jax.tree.leaves(v)))
 
 
-@pytest.mark.parametrize("chunk", CHUNKS)
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name, chunk", CASES)
 def test_grad_of_the_loss_is_the_rule(name, chunk):
     rule, params = made(name)
     f = ej.value_and_grad(rule, chunk=chunk)

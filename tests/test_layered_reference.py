@@ -14,6 +14,8 @@ import reference as ref
 import eprop_jax as ej
 from eprop_jax.engine import paths
 
+pytestmark = pytest.mark.slow  # compiling the blocks of every network is most of it
+
 
 class Pair(NamedTuple):
     u: Any

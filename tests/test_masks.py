@@ -45,8 +45,10 @@ def test_padded_sequences_are_the_mean_of_those_run_alone(name):
     assert abs(without[0] - mean(alone)[0]) > 1e-3  # padding matters here
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
-@pytest.mark.parametrize("name", ["RTRL", "e-prop", "order 2"])
+SLOW = [pytest.param(name, 4, marks=pytest.mark.slow) for name in ("RTRL", "order 2")]
+
+
+@pytest.mark.parametrize("name, chunk", [("e-prop", 1), ("e-prop", 4), ("RTRL", 1), *SLOW])
 def test_chunks_see_the_mask_too(name, chunk):
     """Of the activity loss the window is the chunk; the others do not know of chunks."""
     net_losses = make(name, regularised=False)
