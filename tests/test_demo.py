@@ -40,7 +40,7 @@ def start(*args):
 
 def run(*args):
     process = start(*args)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
@@ -177,7 +177,7 @@ def test_output_that_nothing_takes_is_said_in_a_line():
         "standard output is closed": begin('exec "$0" "$@" >&-', None),
     }
     for said, process in started.items():
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=600)
         assert process.returncode in (1, 2) and said in err, err
         assert err.count("\n") == 1 and "Traceback" not in err
     os.close(writes)
@@ -193,6 +193,6 @@ def test_ctrl_c_ends_it_cleanly(tmp_path):
     process.stdout.readline()  # the demo has begun
     time.sleep(3)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "Traceback" not in err and err.strip().endswith("interrupted")

@@ -39,7 +39,7 @@ def run(*command):
         text=True,
         cwd=ROOT,
         env={**environment, "MPLBACKEND": "Agg"},
-        timeout=280,
+        timeout=6000,
     )
 
 

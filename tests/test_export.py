@@ -30,7 +30,7 @@ def test_programs_are_read_in_a_process_of_their_own(tmp_path):
     done = subprocess.run(
         [sys.executable, str(HERE / "export_worker.py"), str(tmp_path)],
         env={**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=6000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     distance = json.loads(done.stdout)

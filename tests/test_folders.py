@@ -213,7 +213,7 @@ def test_a_process_that_dies_with_the_old_one_put_aside(tmp_path):
     """With orbax, and with the lock of a process that is really gone."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SAVE_AND_DIE, str(tmp_path)],
-        capture_output=True, text=True, cwd=ROOT, timeout=120,
+        capture_output=True, text=True, cwd=ROOT, timeout=600,
     )  # fmt: skip
     assert done.returncode == 9, done.stderr[-2000:]
     assert hidden(tmp_path) == [".old-000000001", ".unfinished-000000001"]

@@ -72,7 +72,7 @@ def run(python, *command, cwd, **environment):
         text=True,
         cwd=cwd,
         env={**inherited, **environment},
-        timeout=280,
+        timeout=6000,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -30,7 +30,7 @@ def start(*args):
 
 def finish(process):
     try:
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=6000)
     finally:
         process.kill()
     assert process.returncode == 0, err[-4000:]
@@ -72,7 +72,7 @@ def resumed(folder, checks):
     """A pair of which one process is killed at update 8 of 20, and the pair that goes on."""
     pair, outs = start_pair(folder, die_at=8)
     try:
-        _, err = pair[1].communicate(timeout=280)
+        _, err = pair[1].communicate(timeout=6000)
         assert pair[1].returncode == -signal.SIGKILL, err[-4000:]
     finally:
         for process in pair:
