@@ -25,7 +25,7 @@ N_IN, N, N_OUT = 40, 64, 2
 def microseconds(rounds: int, calls: int, **functions) -> dict[str, float]:
     """Median over rounds, in which the functions take turns, of the time a call."""
     times = {name: [] for name in functions}
-    for name, f in functions.items():
+    for f in functions.values():
         f()
         f()
     for _ in range(rounds):
@@ -108,7 +108,7 @@ def online_loop() -> tuple[str, float, float, float]:
         start = jax.tree.map(jnp.copy, (params, optimizer.init(params), carries[name]()))
         state, step = start, steps[name]
         for t in range(len(xs)):
-            state, loss = step(state, XS[t], YS[t])
+            state, _ = step(state, XS[t], YS[t])
         found[name] = jax.block_until_ready(state)[0]
 
     XS, YS = list(xs), list(ys)

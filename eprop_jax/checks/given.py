@@ -35,10 +35,10 @@ def explained(compiled: Callable, check: Callable) -> Callable:
 def integers(names: tuple[str, ...], given: tuple) -> None:
     """Of values that are traced, none can be seen to wrap: they are looked at before."""
     wide = lambda x: isinstance(x, (np.ndarray, np.generic)) and x.dtype.itemsize == 8
-    if jax.config.jax_enable_x64 or not any(map(wide, jax.tree.leaves(given))):
+    if not any(map(wide, jax.tree.leaves(given))):
         return
-    for (at, *path), x in jax.tree.leaves_with_path(given):
-        fits(f"{names[at.idx]}{jax.tree_util.keystr(path)}", x)
+    for path, x in jax.tree.leaves_with_path(given):
+        fits(f"{names[path[0].idx]}{jax.tree_util.keystr(path[1:])}", x)
 
 
 def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, rule: str) -> None:

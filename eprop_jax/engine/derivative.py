@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import core
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
@@ -60,7 +61,7 @@ def by_rule(program: Program) -> Callable[..., Told]:
     def call(*given):
         run, made_with = _pure(without_inputs, given)
         later = lambda: _differentiable(*_bound(*_pure(with_inputs, given)), True)
-        if any(isinstance(x, jax.core.Tracer) for x in made_with):
+        if any(isinstance(x, core.Tracer) for x in made_with):
             # Such a value lives no longer than this call: what may need it later is traced now.
             run, made_with = _pure(with_inputs, given)
             later = lambda: _differentiable(run, None, True)

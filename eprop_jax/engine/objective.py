@@ -86,7 +86,7 @@ def per_step(spec: RuleSpec) -> Callable[[Array, PyTree], Array]:
     return lambda y, target: _scalar("loss", spec.loss, y.dtype)(y, target)
 
 
-def _scalar(name: str, loss: Callable, dtype: Any) -> Callable[..., Array]:
+def _scalar(name: str, loss: Any, dtype: Any) -> Callable[..., Array]:
     """What a user's loss returns, summed, in the compute dtype."""
     return lambda *given: jnp.sum(functions.loss_value(name, loss, *given)).astype(dtype)
 

@@ -115,10 +115,13 @@ def program(rule: LearningRule, chunk: Any, has_aux: bool) -> Callable:
         wide = jax.tree.map(lambda p: p.astype(dtype), params)
         total = carry, jnp.zeros((), dtype), jax.tree.map(jnp.zeros_like, wide)
 
+        none: Any = ()
+        nothing = Aux(none, none, none)
+
         def at(total, part):
             carry, loss, grads = total
             carry, out, dL_dxs = step(wide, carry, *part)
-            aux = Aux(out.outputs, out.activity, out.losses) if has_aux else Aux((), (), ())
+            aux = Aux(out.outputs, out.activity, out.losses) if has_aux else nothing
             total = carry, loss + out.loss, jax.tree.map(jnp.add, grads, out.grads)
             return total, (aux, dL_dxs)
 
