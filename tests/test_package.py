@@ -141,13 +141,13 @@ def test_the_wheel_runs_the_quickstart_without_a_network(installed, tmp_path):
 
 
 def test_importing_is_quick_and_changes_nothing(installed, tmp_path):
-    """CPU time beyond `import jax`, in units of that (a second, on the machine of the first bound):
-    neither a busy nor a slow machine counts."""
+    """CPU time beyond `import jax`, in units of that: neither a busy nor a slow machine counts. (A bound
+    of 0.3 s, on a machine that imports jax in 0.6 s.)"""
     (tmp_path / "measure.py").write_text(NO_NETWORK + IMPORT)
     found = [json.loads(run(installed, "measure.py", cwd=tmp_path)) for _ in range(3)]
     seconds = statistics.median(x["seconds"] for x in found)
     print(f"\nimport eprop_jax: {seconds:.2f} of the CPU time of import jax, beyond it")
-    assert seconds < 0.3
+    assert seconds < 0.5
     assert found[0]["changed"] == []
     assert not found[0]["backend"], "importing made an array"
     assert found[0]["heavy"] == []
