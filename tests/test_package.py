@@ -141,8 +141,8 @@ def test_the_wheel_runs_the_quickstart_without_a_network(installed, tmp_path):
 
 
 def test_importing_is_quick_and_changes_nothing(installed, tmp_path):
-    """CPU time beyond `import jax`, in units of that: neither a busy nor a slow machine counts. (A bound
-    of 0.3 s, on a machine that imports jax in 0.6 s.)"""
+    """CPU time beyond `import jax`, in units of that: neither a busy nor a slow machine counts. (0.3 s
+    on a machine that imports jax in 0.6 s.)"""
     (tmp_path / "measure.py").write_text(NO_NETWORK + IMPORT)
     found = [json.loads(run(installed, "measure.py", cwd=tmp_path)) for _ in range(3)]
     seconds = statistics.median(x["seconds"] for x in found)
