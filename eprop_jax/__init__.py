@@ -10,6 +10,7 @@ from eprop_jax import (
     hybrids,
     jacobians,
     losses,
+    paths,
     readouts,
     sharding,
     surrogates,
@@ -18,6 +19,7 @@ from eprop_jax import (
 )
 from eprop_jax.base import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
 from eprop_jax.bptt import bptt
+from eprop_jax.by_paths import by_paths
 from eprop_jax.compare import compare, fidelity
 from eprop_jax.cost import cost
 from eprop_jax.eprop import eprop
@@ -40,6 +42,7 @@ __all__ = [
     "State",
     "StepOutput",
     "bptt",
+    "by_paths",
     "cells",
     "check_finite",
     "checkpoints",
@@ -57,6 +60,7 @@ __all__ = [
     "m_order_eprop",
     "narrow_traces",
     "online",
+    "paths",
     "readouts",
     "rtrl",
     "sharding",

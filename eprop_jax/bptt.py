@@ -15,6 +15,7 @@ from typing import Any
 
 from eprop_jax import chunks, rules
 from eprop_jax.base import Array, LearningRule, Network
+from eprop_jax.engine import layers
 
 
 def bptt(
@@ -53,4 +54,6 @@ def bptt(
     (5, 2)
     """
     spec = rules.specify("BPTT", None, net, loss, activity_loss, state_loss)
+    if net.stacked:
+        return layers.of_layers(spec, "(i|e|f)*")
     return rules.build(spec, lambda *_: {}, chunks.gradient(None))

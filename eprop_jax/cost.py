@@ -57,7 +57,7 @@ def cost(
     >>> online.multiply_adds > 30 * chunked.multiply_adds
     True
     """
-    spec = rules.of_library("rule", rule)
+    spec = rules.of_one_layer("rule", rule)
     batch_shape = checks.batch(batch_shape)
     K = None if chunk is None else checks.size("chunk", chunk)
     carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)  # refuses wrong params

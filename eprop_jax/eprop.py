@@ -18,6 +18,7 @@ from eprop_jax import chunks, recursions, rules
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State
+from eprop_jax.engine import layers
 
 
 def eprop(
@@ -61,6 +62,8 @@ def eprop(
     (5, 5)
     """
     spec = rules.specify("e-prop", 1, net, loss, activity_loss, state_loss, feedback)
+    if net.stacked:
+        return layers.of_layers(spec._replace(order=None), "i*")
     return rules.build(spec, init_traces, chunks.gradient(recursion))
 
 

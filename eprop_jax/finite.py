@@ -94,6 +94,7 @@ def check_finite(
     FloatingPointError: xs: got nan at step 17, example 2, input 1, wanted finite numbers
     """
     gradient = value_and_grad(rule, chunk=chunk, has_aux=True)
+    rules.with_steps("rule", rule)
     spec = rule.spec
     if spec is not None:
         states = jax.jit(lambda *given: _states(spec, *given))

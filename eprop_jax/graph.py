@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import jax
 
-from eprop_jax import checks
+from eprop_jax import checks, rules
 from eprop_jax import jacobians as jac
 from eprop_jax.base import Carry, Cell, LearningRule, PyTree, RuleSpec
 
@@ -110,6 +110,7 @@ def unroll(rule: LearningRule, steps: int = 3, units: int = 2, outputs: int = 1)
         raise TypeError(
             f"rule: got {type(rule).__name__}, wanted a rule such as ej.eprop(net, loss)"
         )
+    rules.with_steps("rule", rule)
     net, steps = spec.network, checks.size("steps", steps)
     units, outputs = checks.size("units", units), checks.size("outputs", outputs)
     for name, wanted, there in (

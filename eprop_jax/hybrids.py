@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax import forward, rules
+from eprop_jax import checks, forward, rules
 from eprop_jax import jacobians as jac
 from eprop_jax.base import Array, Carry, Cell, Network, PyTree, RuleSpec
 from eprop_jax.sequence import value_and_grad
@@ -53,6 +53,7 @@ def implicit_eligibility_gradient(
     (5, 5)
     """
     spec = rules.specify("Eq. 10", None, net, loss, None, None)
+    checks.one_layer("net", net)
 
     def gradient(spec, params, carry, data, keep):
         m = meet(spec, params, carry, data)
@@ -88,6 +89,7 @@ def first_explicit_gradient(
     (5, 5)
     """
     spec = rules.specify("Eq. 18", None, net, loss, None, None)
+    checks.one_layer("net", net)
 
     def gradient(spec, params, carry, data, keep):
         m = meet(spec, params, carry, data)

@@ -24,6 +24,7 @@ from eprop_jax import checks, chunks, recursions, rules
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State
+from eprop_jax.engine import layers, paths
 from eprop_jax.eprop import init_traces as first_order_traces
 from eprop_jax.eprop import recursion as first_order
 
@@ -71,6 +72,8 @@ def m_order_eprop(
     """
     order = checks.size("order", order)
     spec = rules.specify(f"order {order}", order, net, loss, activity_loss, state_loss, feedback)
+    if net.stacked:
+        return layers.of_layers(spec._replace(order=None), paths.order(order))
     if order == 1:
         return rules.build(spec, first_order_traces, chunks.gradient(first_order))
     return rules.build(spec, init_traces, chunks.gradient(recursion))

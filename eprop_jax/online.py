@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eprop_jax import checks, derivative, feedback
+from eprop_jax import checks, derivative, feedback, rules
 from eprop_jax.base import Array, Carry, LearningRule, PyTree, StepOutput
 from eprop_jax.sequence import scan_parts
 from eprop_jax.units import compute_dtype, wide
@@ -70,6 +70,7 @@ def online(
     (6, 4, 2)
     """
     checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
+    rules.with_steps("rule", rule)
     checks.optimizer("optimizer", optimizer)
     every = checks.size("every", every)
     optimizer = feedback.fixed(optimizer, rule)
@@ -113,7 +114,7 @@ def online(
     def check(state, xs, ys, mask=None):
         checks.instance("state", state, OnlineState, "what this learner's init gave")
         if rule.spec is not None:
-            batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in, mask)
+            batch = checks.sequence(xs, ys, rule.spec.network.n_in, mask)
             checks.carry(state.carry, batch, rule.spec.network.readout.n_out, None, xs.shape[0])
 
     @jax.jit

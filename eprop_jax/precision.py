@@ -47,7 +47,7 @@ def narrow_traces(rule: LearningRule, dtype: Any = jnp.bfloat16) -> LearningRule
     >>> [ej.cost(r, params, (4,), chunk=16).trace_bytes for r in (rule, narrow)]
     [1072, 592]
     """
-    spec = rules.of_library("rule", rule)
+    spec = rules.of_one_layer("rule", rule)
     dtype = _of_16_bits(dtype)
     of_spec = spec.gradient
 

@@ -18,6 +18,7 @@ from eprop_jax import chunks, recursions, rules
 from eprop_jax import jacobians as jac
 from eprop_jax import traces as tr
 from eprop_jax.base import Array, Carry, LearningRule, Network, RuleSpec, State
+from eprop_jax.engine import layers
 
 
 def rtrl(
@@ -54,6 +55,8 @@ def rtrl(
     (4, 5, 5, 5)
     """
     spec = rules.specify("RTRL", None, net, loss, activity_loss, state_loss)
+    if net.stacked:
+        return layers.of_layers(spec, "(i|e|f)*")
     return rules.build(spec, init_traces, chunks.gradient(recursion))
 
 

@@ -25,6 +25,9 @@ from eprop_jax.base import (
     RuleSpec,
     State,
     StepOutput,
+    Wires,
+    by_layer,
+    each_layer,
 )
 from eprop_jax.forward import compute, init_state
 from eprop_jax.units import compute_dtype
@@ -62,12 +65,45 @@ def specify(
     """Refuse what is no network or no loss."""
     checks.instance("net", net, Network, "an ej.Network(cell, readout)")
     checks.is_callable("loss", loss)
-    if activity_loss is not None:
-        checks.is_callable("activity_loss", activity_loss)
-    if state_loss is not None:
-        checks.is_callable("state_loss", state_loss)
+    for name_of, given in (("activity_loss", activity_loss), ("state_loss", state_loss)):
+        if net.stacked and type(given) is tuple and len(given) != len(net.cells):
+            raise ValueError(
+                f"{name_of}: got {len(given)} of them, wanted one function for all layers, or a "
+                f"tuple of {len(net.cells)}, one a layer (None: no such loss there)"
+            )
+        for l, f in enumerate(losses_of(net, given)):
+            if f is not None:
+                own = type(given) is tuple and net.stacked
+                checks.is_callable(f"{name_of}[{l}]" if own else name_of, f)
     checks.one_of("feedback", kind, feedback.KINDS)
     return RuleSpec(name, order, net, loss, activity_loss, kind, state_loss)
+
+
+def losses_of(net: Network, given: Any) -> tuple:
+    """An activity or state loss, layer by layer: one for all, or of a stack a tuple."""
+    return given if net.stacked and type(given) is tuple else (given,) * len(net.cells)
+
+
+def of_one_layer(name: str, rule: Any) -> RuleSpec:
+    """The spec of one of the library's rules that run step by step; refuse any other."""
+    spec = of_library(name, rule)
+    with_steps(name, rule)
+    return spec
+
+
+def with_steps(name: str, rule: LearningRule) -> None:
+    """Refuse a rule that has whole sequences alone."""
+    if rule.spec is not None and rule.spec.language is not None:
+        raise ValueError(f"{name}: {whole_alone(rule.spec)}")
+
+
+def whole_alone(spec: RuleSpec) -> str:
+    got = "a stack of layers" if spec.network.stacked else f"the paths {spec.language!r}"
+    return (
+        f"got {spec.name} of {got}, which runs over whole sequences alone, wanted "
+        "ej.value_and_grad(rule)(params, xs, ys) or ej.train, with chunk=None (steps, chunks and what "
+        "is built on them take one layer under ej.eprop, ej.m_order_eprop, ej.rtrl or ej.bptt)"
+    )
 
 
 def of_library(name: str, rule: Any) -> RuleSpec:
@@ -86,12 +122,11 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
     spec = spec._replace(gradient=gradient)
     net = spec.network
     expected = jax.eval_shape(net.init, jax.random.key(0))
-    B_shape = (net.readout.n_units, net.readout.n_out)
     reads_B = spec.feedback != "symmetric"
     known = {}
 
     def check(params):
-        checks.parameters(params, expected, B_shape, reads_B, spec.name)
+        checks.parameters(params, expected, feedback.like(net), reads_B, spec.name)
 
     def begin(params, batch_shape):
         """The carry, before any step."""
@@ -117,12 +152,12 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
 
     def check_step(params, carry, xs, ys, mask=None):
         check(params)
-        batch = checks.sequence(xs, ys, net.cell.n_in, mask)
+        batch = checks.sequence(xs, ys, net.n_in, mask)
         checks.carry(carry, batch, net.readout.n_out, lambda: like_init(params, batch), xs.shape[0])
 
     def check_whole(params, xs, ys, mask=None):
         check(params)
-        like_init(params, checks.sequence(xs, ys, net.cell.n_in, mask))
+        like_init(params, checks.sequence(xs, ys, net.n_in, mask))
 
     def start(params, batch_shape):
         check_start(params, batch_shape)
@@ -177,8 +212,10 @@ def check_unit(net: Network, params: dict) -> None:
 
 
 def _try_unit(net: Network, params: dict) -> None:
-    for layer, name in ((net.cell, "cell"), (jac.as_cell(net.readout), "readout")):
-        p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), params[name])
+    at = [f"['cell'][{l}]" if net.stacked else "['cell']" for l in range(len(net.cells))]
+    layers = [*zip(net.cells, by_layer(net, params["cell"]), at)]
+    for layer, p, name in (*layers, (jac.as_cell(net.readout), params["readout"], "['readout']")):
+        p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), p)
         c = layer.initial_state(p, (1,))
         scalar = lambda x: jax.ShapeDtypeStruct((), x.dtype)
         real = jax.ShapeDtypeStruct((), compute_dtype(p))
@@ -193,7 +230,7 @@ def _try_unit(net: Network, params: dict) -> None:
             alive = tr.reached(J, source, "w_rec" in p)
             if source.xi is None and all(J.psi[c] is None for c in alive):
                 raise ValueError(
-                    f"params['{name}']{jax.tree_util.keystr(path)}: the output's derivative with "
+                    f"params{name}{jax.tree_util.keystr(path)}: the output's derivative with "
                     "respect to it is zero whatever the values are (dynamics or output does not "
                     "read it, or reads it through a step function without a surrogate); wanted a "
                     "parameter that can be trained"
@@ -208,11 +245,7 @@ def _try_unit(net: Network, params: dict) -> None:
 
 def masked(net: Network, grads: dict) -> dict:
     """A synapse that does not exist has no gradient."""
-    if net.cell.connectivity is None or "w_rec" not in grads["cell"]:
-        return grads
-    mask = jnp.asarray(net.cell.connectivity)
-    w_rec = jax.tree.map(lambda g: jnp.where(mask, g, 0), grads["cell"]["w_rec"])
-    return {**grads, "cell": {**grads["cell"], "w_rec": w_rec}}
+    return {**grads, "cell": each_layer(net, forward.existing, grads["cell"])}
 
 
 class Data(NamedTuple):
@@ -241,8 +274,9 @@ def fold(params: dict, xs: Array, ys: PyTree, mask: Array | None = None) -> Data
 
 def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
     """The batch's own shape again; gradients in the parameters' dtype."""
-    outputs, activity, losses = (
-        x.reshape(x.shape[0], *batch, *x.shape[2:]) for x in (out.outputs, out.activity, out.losses)
+    outputs, activity, losses = jax.tree.map(
+        lambda x: x.reshape(x.shape[0], *batch, *x.shape[2:]),
+        (out.outputs, out.activity, out.losses),
     )
     grads = jax.tree.map(lambda g, p: g.astype(p.dtype), out.grads, params)
     return StepOutput(out.loss, grads, outputs, activity, losses)
@@ -258,14 +292,16 @@ def _scalar(name: str, loss: Callable, dtype: Any) -> Callable[..., Array]:
     return lambda *given: jnp.sum(functions.loss_value(name, loss, *given)).astype(dtype)
 
 
-def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array | None]:
+def activity_losses(
+    loss: Callable | None, wires: Wires, h: Array, data: Data
+) -> tuple[Array, Array | None]:
     """The activity loss of each example, [B], and its derivative by h^t, [1 or K, B, n].
 
     It is a loss of f, the mean of h over the steps of a window that count.
     """
-    if spec.activity_loss is None:
+    if loss is None:
         return jnp.zeros(h.shape[1], h.dtype), None
-    wires, (K, B) = spec.network.cell.wires, h.shape[:2]
+    K, B = h.shape[:2]
     size = K if data.window is None else min(data.window, K)
     at = jnp.arange(K) // size
     counts = only(data.mask, jnp.ones((K, B), h.dtype))
@@ -273,7 +309,7 @@ def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array 
     number = total(counts)  # [windows, B]
     share = 1 / jnp.maximum(number, 1)
     f = wires.gather(total(only(data.mask, h)) * share[..., None])
-    of_rates = _scalar("activity_loss", spec.activity_loss, h.dtype)
+    of_rates = _scalar("activity_loss", loss, h.dtype)
     losses, dL_df = jax.vmap(jax.vmap(jax.value_and_grad(of_rates)))(f)
     there = number > 0
     losses = jnp.where(there, losses, 0).sum(0)
@@ -283,26 +319,24 @@ def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array 
     return losses, counts[..., None] * dL_df[at]
 
 
-def state_losses(spec: RuleSpec, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
+def state_losses(loss: Callable, wires: Wires, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
     """The state loss of each step and example, Σ_j over units, [K, B], and ∂/∂c^t by component."""
-    of_unit = _scalar("state_loss", spec.state_loss, jac.floats(c)[0].dtype)
+    of_unit = _scalar("state_loss", loss, jac.floats(c)[0].dtype)
     of = jax.value_and_grad(of_unit, allow_int=True)  # a counter has no derivative, and gets none
     losses, dL_dc = jax.vmap(jax.vmap(jax.vmap(of)))(c)
     where = jac.float_positions(c)
-    return spec.network.cell.wires.total(jnp.sum(losses, -1)), tuple(
-        jax.tree.leaves(dL_dc)[i] for i in where
-    )
+    return wires.total(jnp.sum(losses, -1)), tuple(jax.tree.leaves(dL_dc)[i] for i in where)
 
 
 def meet(spec: RuleSpec, params: dict, state: State, data: Data) -> Chunk:
     """Run the chunk, and differentiate the loss where it touches the network."""
     run = forward.run(spec.network, params, state, data.xs)
-    B = run.y.shape[1]
+    B, wires = run.y.shape[1], spec.network.cell.wires
     losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, data.ys)
-    activity, dL_dh = activity_losses(spec, run.h, data)
+    activity, dL_dh = activity_losses(spec.activity_loss, wires, run.h, data)
     dL_dc = None
     if spec.state_loss is not None:
-        more, dL_dc = state_losses(spec, run.c)
+        more, dL_dc = state_losses(spec.state_loss, wires, run.c)
         losses, dL_dc = losses + more, tuple(x / B for x in dL_dc)
     # A loss may have no number, or no derivative, at a step that does not count.
     counts = functools.partial(only, data.mask)

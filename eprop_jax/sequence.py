@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax import checks, derivative
+from eprop_jax import checks, derivative, rules
 from eprop_jax.base import Array, LearningRule, PyTree, StepOutput
 from eprop_jax.cost import auto_chunk
 from eprop_jax.units import compute_dtype
@@ -70,6 +70,8 @@ def value_and_grad(
         raise ValueError(f"chunk: got {chunk!r}, wanted None, 'auto' or an int >= 1")
     if chunk is not None and not isinstance(chunk, str):
         chunk = checks.size("chunk", chunk)
+    if chunk is not None:
+        rules.with_steps("chunk", rule)
     of_library = hasattr(rule.whole, "program")
     run = rule.whole if chunk is None and of_library else compiled(rule, chunk, has_aux)
 
@@ -97,7 +99,7 @@ def compiled(rule: LearningRule, chunk: Any, has_aux: bool) -> Callable[..., Ste
 
     def check(params, xs, ys, mask=None):
         if rule.spec is not None:
-            checks.sequence(xs, ys, rule.spec.network.cell.n_in, mask)
+            checks.sequence(xs, ys, rule.spec.network.n_in, mask)
 
     return derivative.whole_by_rule(program(rule, chunk, has_aux), check)
 

@@ -107,7 +107,7 @@ def parallel(
     >>> jax.tree.map(jnp.shape, out.grads["readout"])
     {'bias': (2,), 'w_out': (4, 2)}
     """
-    spec = rules.of_library("rule", rule)
+    spec = rules.of_one_layer("rule", rule)
     mesh = _automatic(mesh, batch=batch, units=units)
     if batch is None and units is None:
         raise ValueError(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from eprop_jax.engine import paths
+
 
 class Entry(NamedTuple):
     """One rule."""
@@ -141,6 +143,11 @@ COSTS = (
     Cost("m-order", "chunks of K ≥ n steps", "O(mn³) a step", "O(mnp)", "more than RTRL if dense"),
 )
 
+PATHS = (
+    "ej.by_paths(net, loss, paths=…). i: a unit's own dynamics; e: a recurrent synapse (s: of a unit\n"
+    "to itself); f: a synapse to a layer above, within the step."
+)
+
 
 def find(key: str) -> Entry:
     """The entry that `--rule` calls `key`; "symmetric", as it was called once, is "eprop".
@@ -165,11 +172,12 @@ def as_dict() -> dict:
     return {
         "rules": [entry._asdict() for entry in RULES],
         "costs": [cost._asdict() for cost in COSTS],
+        "paths": [row._asdict() | {"language": paths.text(row)} for row in paths.NAMED],
     }
 
 
 def as_text() -> str:
-    """The taxonomy for a terminal: a block a rule, then the table of costs.
+    """The taxonomy for a terminal: a block a rule, the table of costs, and rules as languages of paths.
 
     >>> from eprop_jax import taxonomy
     >>> print(taxonomy.as_text().splitlines()[0])
@@ -189,6 +197,7 @@ def as_text() -> str:
     lines += [table([head, *COSTS]), ""]
     lines.append("n units, p synapses (n² if dense), T steps, m the order, K the steps of a chunk.")
     lines.append("E-prop is order 1; order ≥ T is exact. Local but for the learning signal L_j.")
+    lines += ["", paths.as_text(), "", PATHS]
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ from eprop_jax.engine.paths.layers import (
     reachable,
     stack,
 )
-from eprop_jax.engine.paths.named import NAMED, Named, as_text, order
+from eprop_jax.engine.paths.named import NAMED, Named, as_text, order, text
 
 __all__ = [
     "LETTERS",
@@ -49,4 +49,5 @@ __all__ = [
     "prune",
     "reachable",
     "stack",
+    "text",
 ]

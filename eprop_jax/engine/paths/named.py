@@ -67,6 +67,15 @@ def as_text() -> str:
     return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
 
 
+def text(rule: Named) -> str:
+    """Its language as an expression, of order m in terms of m.
+
+    >>> from eprop_jax.engine import paths
+    >>> [paths.text(rule) for rule in paths.NAMED[2:4]]
+    ['i*', 'i*((e|f)i*){0,m-1}']
+    """
+    return rule.language if isinstance(rule.language, str) else "i*((e|f)i*){0,m-1}"
+
+
 def _row(rule: Named) -> tuple[str, ...]:
-    language = rule.language if isinstance(rule.language, str) else "i*((e|f)i*){0,m-1}"
-    return rule.name, language, rule.source, rule.exact, rule.remark
+    return rule.name, text(rule), rule.source, rule.exact, rule.remark
