@@ -18,10 +18,12 @@ def explained(compiled: Callable, check: Callable) -> Callable:
     """A compiled function whose arguments are checked as it is traced. Where that fails, or what came
     cannot be traced at all, `check` says why, of the arguments as they came."""
 
-    names = tuple(inspect.signature(check).parameters)
+    at = {name: i for i, name in enumerate(inspect.signature(check).parameters)}
+    data = [(name, at[name]) for name in ("xs", "ys") if name in at]
 
     def call(*given):
-        integers(names, given)
+        for name, i in data:
+            integers(name, given[i])
         try:
             return compiled(*given)
         except Exception as found:
@@ -32,13 +34,12 @@ def explained(compiled: Callable, check: Callable) -> Callable:
     return call
 
 
-def integers(names: tuple[str, ...], given: tuple) -> None:
+def integers(name: str, tree) -> None:
     """Of values that are traced, none can be seen to wrap: they are looked at before."""
     wide = lambda x: isinstance(x, (np.ndarray, np.generic)) and x.dtype.itemsize == 8
-    if not any(map(wide, jax.tree.leaves(given))):
-        return
-    for path, x in jax.tree.leaves_with_path(given):
-        fits(f"{names[path[0].idx]}{jax.tree_util.keystr(path[1:])}", x)
+    if any(map(wide, jax.tree.leaves(tree))):
+        for path, x in jax.tree.leaves_with_path(tree):
+            fits(f"{name}{jax.tree_util.keystr(path)}", x)
 
 
 def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, rule: str) -> None:
