@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import problem
 from reference import assert_same
@@ -209,3 +210,18 @@ def test_grad_to_inputs_is_autodiff_with_the_explicit_recurrence_stopped(p, chun
         f = ej.value_and_grad(rule, chunk=chunk)
         got = jax.grad(lambda xs: f(params, xs, p.ys)[0])(p.xs)
         assert_same(got, wanted, 1e-12)
+
+
+def test_a_derivative_through_training_is_that_of_the_numbers():
+    """`ej.train` is a program like any other: by its learning rate it has the derivative that it has."""
+    rule, params = made("e-prop", GRU)
+
+    def last(rate):
+        data = lambda key: (GRU.xs, GRU.ys)
+        return ej.train(rule, optax.sgd(rate), params, data, steps=3)[1]["loss"][-1]
+
+    last = jax.jit(last)
+    got, h = jax.jit(jax.grad(last))(0.05), 1e-5
+    wanted = (last(0.05 + h) - last(0.05 - h)) / (2 * h)
+    assert abs(wanted) > 1e-3
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
