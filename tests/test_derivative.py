@@ -213,7 +213,7 @@ def test_grad_to_inputs_is_autodiff_with_the_explicit_recurrence_stopped(p, chun
 
 
 def test_a_derivative_through_training_is_that_of_the_numbers():
-    """`ej.train` is a program like any other: by its learning rate it has the derivative that it has."""
+    """`ej.train` is a program like any other: by its learning rate it has its own derivative."""
     rule, params = made("e-prop", GRU)
 
     def last(rate):
