@@ -4,9 +4,10 @@ from eprop_jax import encodings, export, losses, tasks
 from eprop_jax.engine import jacobians
 from eprop_jax.network import cells, readouts, surrogates
 from eprop_jax.network.types import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
-from eprop_jax.paper import equations, hybrids
+from eprop_jax.paper import equations, hybrids, paths
 from eprop_jax.rules import feedback
 from eprop_jax.rules.bptt import bptt
+from eprop_jax.rules.by_paths import by_paths
 from eprop_jax.rules.eprop import eprop
 from eprop_jax.rules.m_order import m_order_eprop
 from eprop_jax.rules.rtrl import rtrl
@@ -31,6 +32,7 @@ __all__ = [
     "State",
     "StepOutput",
     "bptt",
+    "by_paths",
     "cells",
     "check_finite",
     "checkpoints",
@@ -48,6 +50,7 @@ __all__ = [
     "m_order_eprop",
     "narrow_traces",
     "online",
+    "paths",
     "readouts",
     "rtrl",
     "sharding",

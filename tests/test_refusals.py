@@ -450,6 +450,13 @@ PUBLIC = [
     ("bptt", lambda: ej.bptt(None, loss), ("net", "NoneType", "Network")),
     ("bptt", lambda: ej.bptt(NET, loss, activity_loss="rate"),
      ("activity_loss", "str", "function")),
+    ("by_paths", lambda: ej.by_paths(NET, loss, paths="i*)"), ("paths", "'i*)'", "index 2")),
+    ("by_paths", lambda: ej.by_paths(NET, loss, paths=None), ("paths", "NoneType", "letters")),
+    ("paths.compile", lambda: ej.paths.compile("i**"), ("paths", "'i**'", "parentheses")),
+    ("paths.order", lambda: ej.paths.order(0), ("order", "got 0", "int >= 1")),
+    ("paths.prune", lambda: ej.paths.prune(ej.paths.compile("i*"), "ix"), ("letters", "['x']")),
+    ("paths.report", lambda: ej.paths.report(NET, PARAMS), ("rule", "Network", "rules")),
+    ("paths.report", lambda: ej.paths.report(RULE, {}), ("params", "net.init")),
     ("eprop", lambda: ej.eprop(loss, NET), ("net", "function", "Network")),
     ("eprop", lambda: ej.eprop(NET, loss, feedback=True), ("feedback", "True", "symmetric")),
     ("rtrl", lambda: ej.rtrl(NET, loss, activity_loss=3), ("activity_loss", "int", "function")),
@@ -721,7 +728,9 @@ PUBLIC = [
 ]  # fmt: skip
 
 # Nothing is given, or an index into the arrays of a tiny network, which NumPy looks up.
-NOTHING_TO_REFUSE = {"tasks.digits", "tasks.japanese_vowels", "export.register"} | {
+NOTHING_TO_REFUSE = {
+    "tasks.digits", "tasks.japanese_vowels", "export.register", "paths.accepts", "paths.as_text",
+} | {
     f"equations.{name}"
     for name in (
         "chains", "eligibility_trace", "explicit_eligibility_trace", "explicit_increment",

@@ -45,6 +45,7 @@ from eprop_jax.checks.values import (
     size,
     steps,
 )
+from eprop_jax.checks.wired import one_layer, usual_wiring, wiring
 
 __all__ = [
     "array",
@@ -72,6 +73,7 @@ __all__ = [
     "names",
     "nonnegative",
     "number",
+    "one_layer",
     "one_of",
     "optimizer",
     "parameters",
@@ -86,4 +88,6 @@ __all__ = [
     "state",
     "steps",
     "steps_that_count",
+    "usual_wiring",
+    "wiring",
 ]

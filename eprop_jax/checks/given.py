@@ -42,8 +42,9 @@ def integers(name: str, tree) -> None:
             fits(f"{name}{jax.tree_util.keystr(path)}", x)
 
 
-def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, rule: str) -> None:
-    """`params` must be what `net.init` would give, and hold `feedback` where the rule reads it."""
+def parameters(params, expected, feedback, reads: bool, rule: str) -> None:
+    """`params` must be what `net.init` would give, and hold `feedback` (weights of these shapes)
+    where the rule reads it."""
     if not isinstance(params, Mapping) or not {"cell", "readout"} <= set(params):
         raise ValueError(
             f"params: got {describe(params)}, wanted the dict that net.init gives, with the keys "
@@ -53,11 +54,12 @@ def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, r
     expected = dict(expected)
     if reads and "feedback" not in params:
         raise ValueError(
-            f"params['feedback']: missing, wanted the feedback weights B {list(feedback_shape)} "
+            "params['feedback']: missing, wanted the feedback weights B "
+            f"{', '.join(str(list(B.shape)) for B in jax.tree.leaves(feedback))} "
             f"that {rule} reads, from ej.feedback.init(key, net)"
         )
     if "feedback" in params:  # which any rule may be given; whose it is not, it leaves as it is
-        expected["feedback"] = jax.ShapeDtypeStruct(feedback_shape, jnp.float32)
+        expected["feedback"] = feedback
     extra = sorted(set(params) - set(expected))
     if extra:
         raise ValueError(
@@ -86,7 +88,8 @@ def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, r
             raise TypeError(f"params{path}: got dtype {dtype}, wanted a floating dtype")
     if jax.tree.structure(params) != jax.tree.structure(expected):
         raise TypeError(
-            "params: got a tree of other nodes than plain dicts, wanted net.init's dicts"
+            "params: got a tree of other nodes than plain dicts, wanted net.init's dicts (and, for a "
+            "stack of layers, its tuples)"
         )
     placed("params", params)
     dtypes = {str(dtype_of(leaf)) for leaf in got.values()}
@@ -96,6 +99,9 @@ def parameters(params, expected, feedback_shape: tuple[int, int], reads: bool, r
 
 def _plain_dicts(name: str, tree) -> None:
     """Gradients come back as plain dicts, which an optimiser must find in the parameters too."""
+    if type(tree) is tuple:
+        for l, value in enumerate(tree):
+            _plain_dicts(f"{name}[{l}]", value)
     if not isinstance(tree, Mapping):
         return
     if type(tree) is not dict:

@@ -26,13 +26,15 @@ from eprop_jax.network.types import (
     PyTree,
     RuleSpec,
     StepOutput,
+    by_layer,
+    feedback_like,
 )
 from eprop_jax.network.units import compute_dtype
 
 
 def specify(
     name: str,
-    order: int | None,
+    language: str,
     net: Network,
     loss: Any,
     activity_loss: Any,
@@ -42,12 +44,18 @@ def specify(
     """Refuse what is no network or no loss."""
     checks.instance("net", net, Network, "an ej.Network(cell, readout)")
     checks.is_callable("loss", loss)
-    if activity_loss is not None:
-        checks.is_callable("activity_loss", activity_loss)
-    if state_loss is not None:
-        checks.is_callable("state_loss", state_loss)
+    for name_of, given in (("activity_loss", activity_loss), ("state_loss", state_loss)):
+        if net.stacked and type(given) is tuple and len(given) != len(net.cells):
+            raise ValueError(
+                f"{name_of}: got {len(given)} of them, wanted one function for all layers, or a "
+                f"tuple of {len(net.cells)}, one a layer (None: no such loss there)"
+            )
+        for l, f in enumerate(objective.losses_of(net, given)):
+            if f is not None:
+                own = type(given) is tuple and net.stacked
+                checks.is_callable(f"{name_of}[{l}]" if own else name_of, f)
     checks.one_of("feedback", kind, signals.KINDS)
-    return RuleSpec(name, order, net, loss, activity_loss, kind, state_loss)
+    return RuleSpec(name, None, net, loss, activity_loss, kind, state_loss, language=language)
 
 
 def of_library(name: str, rule: Any) -> RuleSpec:
@@ -66,12 +74,11 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
     spec = spec._replace(gradient=gradient)
     net = spec.network
     expected = jax.eval_shape(net.init, jax.random.key(0))
-    B_shape = (net.readout.n_units, net.readout.n_out)
     reads_B = spec.feedback != "symmetric"
     known = {}
 
     def check(params):
-        checks.parameters(params, expected, B_shape, reads_B, spec.name)
+        checks.parameters(params, expected, feedback_like(net), reads_B, spec.name)
 
     def begin(params, batch_shape):
         """The carry, before any step."""
@@ -97,12 +104,12 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
 
     def check_step(params, carry, xs, ys, mask=None):
         check(params)
-        batch = checks.sequence(xs, ys, net.cell.n_in, mask)
+        batch = checks.sequence(xs, ys, net.n_in, mask)
         checks.carry(carry, batch, net.readout.n_out, lambda: like_init(params, batch), xs.shape[0])
 
     def check_whole(params, xs, ys, mask=None):
         check(params)
-        like_init(params, checks.sequence(xs, ys, net.cell.n_in, mask))
+        like_init(params, checks.sequence(xs, ys, net.n_in, mask))
 
     def start(params, batch_shape):
         check_start(params, batch_shape)
@@ -157,8 +164,11 @@ def check_unit(net: Network, params: dict) -> None:
 
 
 def _try_unit(net: Network, params: dict) -> None:
-    for layer, name in ((net.cell, "cell"), (unitwise.as_cell(net.readout), "readout")):
-        p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), params[name])
+    at = [f"['cell'][{l}]" if net.stacked else "['cell']" for l in range(len(net.cells))]
+    layers = [*zip(net.cells, by_layer(net, params["cell"]), at)]
+    out = unitwise.as_cell(net.readout), params["readout"], "['readout']"
+    for layer, p, name in (*layers, out):
+        p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), p)
         c = layer.initial_state(p, (1,))
         scalar = lambda x: jax.ShapeDtypeStruct((), x.dtype)
         real = jax.ShapeDtypeStruct((), compute_dtype(p))
@@ -173,7 +183,7 @@ def _try_unit(net: Network, params: dict) -> None:
             alive = tr.reached(J, source, "w_rec" in p)
             if source.xi is None and all(J.psi[c] is None for c in alive):
                 raise ValueError(
-                    f"params['{name}']{jax.tree_util.keystr(path)}: the output's derivative with "
+                    f"params{name}{jax.tree_util.keystr(path)}: the output's derivative with "
                     "respect to it is zero whatever the values are (dynamics or output does not "
                     "read it, or reads it through a step function without a surrogate); wanted a "
                     "parameter that can be trained"

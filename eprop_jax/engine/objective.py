@@ -15,7 +15,16 @@ import jax.numpy as jnp
 
 from eprop_jax.engine import signals
 from eprop_jax.network import forward, functions, unitwise
-from eprop_jax.network.types import Array, Network, PyTree, RuleSpec, State, StepOutput
+from eprop_jax.network.types import (
+    Array,
+    Network,
+    PyTree,
+    RuleSpec,
+    State,
+    StepOutput,
+    Wires,
+    each_layer,
+)
 from eprop_jax.network.units import compute_dtype
 
 
@@ -41,11 +50,12 @@ class Chunk(NamedTuple):
 
 def masked(net: Network, grads: dict) -> dict:
     """A synapse that does not exist has no gradient."""
-    if net.cell.connectivity is None or "w_rec" not in grads["cell"]:
-        return grads
-    mask = jnp.asarray(net.cell.connectivity)
-    w_rec = jax.tree.map(lambda g: jnp.where(mask, g, 0), grads["cell"]["w_rec"])
-    return {**grads, "cell": {**grads["cell"], "w_rec": w_rec}}
+    return {**grads, "cell": each_layer(net, forward.existing, grads["cell"])}
+
+
+def losses_of(net: Network, given: Any) -> tuple:
+    """An activity or state loss, layer by layer: one for all, or of a stack a tuple."""
+    return given if net.stacked and type(given) is tuple else (given,) * len(net.cells)
 
 
 class Data(NamedTuple):
@@ -74,8 +84,9 @@ def fold(params: dict, xs: Array, ys: PyTree, mask: Array | None = None) -> Data
 
 def unfold(params: dict, out: StepOutput, batch: tuple[int, ...]) -> StepOutput:
     """The batch's own shape again; gradients in the parameters' dtype."""
-    outputs, activity, losses = (
-        x.reshape(x.shape[0], *batch, *x.shape[2:]) for x in (out.outputs, out.activity, out.losses)
+    outputs, activity, losses = jax.tree.map(
+        lambda x: x.reshape(x.shape[0], *batch, *x.shape[2:]),
+        (out.outputs, out.activity, out.losses),
     )
     grads = jax.tree.map(lambda g, p: g.astype(p.dtype), out.grads, params)
     return StepOutput(out.loss, grads, outputs, activity, losses)
@@ -91,14 +102,16 @@ def _scalar(name: str, loss: Any, dtype: Any) -> Callable[..., Array]:
     return lambda *given: jnp.sum(functions.loss_value(name, loss, *given)).astype(dtype)
 
 
-def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array | None]:
+def activity_losses(
+    loss: Callable | None, wires: Wires, h: Array, data: Data
+) -> tuple[Array, Array | None]:
     """The activity loss of each example, [B], and its derivative by h^t, [1 or K, B, n].
 
     It is a loss of f, the mean of h over the steps of a window that count.
     """
-    if spec.activity_loss is None:
+    if loss is None:
         return jnp.zeros(h.shape[1], h.dtype), None
-    wires, (K, B) = spec.network.cell.wires, h.shape[:2]
+    K, B = h.shape[:2]
     size = K if data.window is None else min(data.window, K)
     at = jnp.arange(K) // size
     counts = only(data.mask, jnp.ones((K, B), h.dtype))
@@ -106,7 +119,7 @@ def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array 
     number = total(counts)  # [windows, B]
     share = 1 / jnp.maximum(number, 1)
     f = wires.gather(total(only(data.mask, h)) * share[..., None])
-    of_rates = _scalar("activity_loss", spec.activity_loss, h.dtype)
+    of_rates = _scalar("activity_loss", loss, h.dtype)
     losses, dL_df = jax.vmap(jax.vmap(jax.value_and_grad(of_rates)))(f)
     there = number > 0
     losses = jnp.where(there, losses, 0).sum(0)
@@ -116,26 +129,24 @@ def activity_losses(spec: RuleSpec, h: Array, data: Data) -> tuple[Array, Array 
     return losses, counts[..., None] * dL_df[at]
 
 
-def state_losses(spec: RuleSpec, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
+def state_losses(loss: Any, wires: Wires, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
     """The state loss of each step and example, Σ_j over units, [K, B], and ∂/∂c^t by component."""
-    of_unit = _scalar("state_loss", spec.state_loss, unitwise.floats(c)[0].dtype)
+    of_unit = _scalar("state_loss", loss, unitwise.floats(c)[0].dtype)
     of = jax.value_and_grad(of_unit, allow_int=True)  # a counter has no derivative, and gets none
     losses, dL_dc = jax.vmap(jax.vmap(jax.vmap(of)))(c)
     where = unitwise.float_positions(c)
-    return spec.network.cell.wires.total(jnp.sum(losses, -1)), tuple(
-        jax.tree.leaves(dL_dc)[i] for i in where
-    )
+    return wires.total(jnp.sum(losses, -1)), tuple(jax.tree.leaves(dL_dc)[i] for i in where)
 
 
 def meet(spec: RuleSpec, params: dict, state: State, data: Data) -> Chunk:
     """Run the chunk, and differentiate the loss where it touches the network."""
     run = forward.run(spec.network, params, state, data.xs)
-    B = run.y.shape[1]
+    B, wires = run.y.shape[1], spec.network.cell.wires
     losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, data.ys)
-    activity, dL_dh = activity_losses(spec, run.h, data)
+    activity, dL_dh = activity_losses(spec.activity_loss, wires, run.h, data)
     dL_dc = None
     if spec.state_loss is not None:
-        more, dL_dc = state_losses(spec, run.c)
+        more, dL_dc = state_losses(spec.state_loss, wires, run.c)
         losses, dL_dc = losses + more, tuple(x / B for x in dL_dc)
     # A loss may have no number, or no derivative, at a step that does not count.
     counts = functools.partial(only, data.mask)

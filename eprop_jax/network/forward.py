@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import Array, Cell, Network, PyTree, State
+from eprop_jax.network.types import Array, Cell, Network, PyTree, State, each_layer, feedback_like
 from eprop_jax.network.units import compute_dtype
 
 
@@ -103,18 +103,22 @@ def run(net: Network, params: dict, state: State, xs: Array) -> Trajectory:
 
 def init_state(net: Network, params: dict, batch_shape: tuple[int, ...]) -> State:
     """What the network itself starts from."""
-    c = net.cell.initial_state(params["cell"], batch_shape)
+    c = each_layer(net, lambda cell, p: cell.initial_state(p, batch_shape), params["cell"])
     return State(c, net.readout.initial_state(params["readout"], batch_shape))
 
 
 def compute(net: Network, params: dict) -> dict:
     """Parameters as the mathematics uses them: at least float32, absent synapses zero."""
     params = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
-    if net.cell.connectivity is None or "w_rec" not in params["cell"]:
-        return params
-    mask = jnp.asarray(net.cell.connectivity)
-    w_rec = jax.tree.map(lambda w: jnp.where(mask, w, 0), params["cell"]["w_rec"])
-    return {**params, "cell": {**params["cell"], "w_rec": w_rec}}
+    return {**params, "cell": each_layer(net, existing, params["cell"])}
+
+
+def existing(cell: Cell, p: dict) -> dict:
+    """A layer's parameters, or their gradients, with zeros for the synapses that do not exist."""
+    if cell.connectivity is None or "w_rec" not in p:
+        return p
+    mask = jnp.asarray(cell.connectivity)
+    return {**p, "w_rec": jax.tree.map(lambda w: jnp.where(mask, w, 0), p["w_rec"])}
 
 
 class Run(NamedTuple):
@@ -123,16 +127,15 @@ class Run(NamedTuple):
     outputs: Array
     """y, [T, *batch, n_out]"""
     activity: Array
-    """h, [T, *batch, n]"""
+    """h, [T, *batch, n]; of a stack a tuple, one a layer"""
     state: State
     """after the last step"""
 
 
 def check_apply(net: Network, params: dict, xs: Array, state: Any, mask: Any) -> None:
     expected = jax.eval_shape(net.init, jax.random.key(0))
-    B_shape = (net.readout.n_units, net.readout.n_out)
-    checks.parameters(params, expected, B_shape, False, "net.apply")
-    batch = checks.inputs(xs, net.cell.n_in, mask)
+    checks.parameters(params, expected, feedback_like(net), False, "net.apply")
+    batch = checks.inputs(xs, net.n_in, mask)
     if state is not None:
         like = jax.eval_shape(lambda p: init_state(net, p, batch), params)
         checks.same("state", state, like, "an ej.State for this batch, as a carry's or net.apply's")
@@ -141,12 +144,14 @@ def check_apply(net: Network, params: dict, xs: Array, state: Any, mask: Any) ->
 @functools.partial(jax.jit, static_argnums=0)
 def apply(net: Network, params: dict, xs: Array, state: State | None, mask: Array | None) -> Run:
     """The network alone, for a batch of any shape."""
+    from eprop_jax.network import stacks  # which is written with this module
+
     check_apply(net, params, xs, state, mask)
     batch, dtype = xs.shape[1:-1], compute_dtype(params)
     state = init_state(net, params, batch) if state is None else state
     flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), state)
     xs = xs.reshape(xs.shape[0], -1, xs.shape[-1]).astype(dtype)
-    path = run(net, compute(net, params), flat, xs)
+    path = (stacks.run if net.stacked else run)(net, compute(net, params), flat, xs)
     after_K = jax.tree.map(
         lambda x, like: x.reshape(like.shape), State(path.c_K, path.y[-1]), state
     )
@@ -155,7 +160,7 @@ def apply(net: Network, params: dict, xs: Array, state: State | None, mask: Arra
         x = x.reshape(x.shape[0], *batch, x.shape[-1])
         return x if mask is None else jnp.where(mask[..., None], x, jnp.zeros_like(x))
 
-    return Run(shown(path.y), shown(path.h), after_K)
+    return Run(shown(path.y), jax.tree.map(shown, path.h), after_K)
 
 
 def input_drive(cell: Cell, params: dict, xs: Array) -> dict[str, Array]:

@@ -108,15 +108,23 @@ class Readout(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Network:
-    """One recurrent layer and its read-out. Like both, it is equal to itself alone: it can be a static
+    """Recurrent layers and their read-out. Like both, it is equal to itself alone: it can be a static
     argument of `jax.jit`, or a key.
 
+    One cell is one layer. A list of them is a stack, run layer by layer within the step: parameters,
+    states and activities are then tuples, one entry a layer.
+
     Args:
-      cell: from `ej.cells`, or your own.
-      readout: from `ej.readouts`, with the same `n_units`.
+      cell: from `ej.cells`, or your own; or a list of them, the lowest first.
+      readout: from `ej.readouts`, whose `n_units` are the units of the layers that it reads.
+      inputs: of each layer, what its w_in hears, joined in this order: "x", the network's inputs, or
+        numbers of layers below, at the same step. Default: the first layer hears "x", each other
+        the one below it.
+      reads: numbers of the layers that the read-out hears, joined in this order. Default: the last.
 
     Raises:
-      ValueError: if cell and read-out disagree about `n_units`.
+      TypeError, ValueError: for what is no cell, read-out or wiring; if a cell's `n_in` or the
+        read-out's `n_units` is not what it hears.
 
     Example:
       >>> import jax, eprop_jax as ej
@@ -126,35 +134,71 @@ class Network:
       (5, 2)
       >>> net
       Network(gru 3 -> 5, linear 5 -> 2)
+      >>> stack = ej.Network([ej.cells.alif(3, 6), ej.cells.gru(9, 5)], ej.readouts.linear(11, 2),
+      ...                    inputs=[("x",), ("x", 0)], reads=(0, 1))
+      >>> stack
+      Network([alif 3 -> 6, gru 9 -> 5], linear 11 -> 2, inputs=(('x',), ('x', 0)), reads=(0, 1))
+      >>> [p["bias"].shape if l == 0 else sorted(p["bias"])
+      ...  for l, p in enumerate(stack.init(jax.random.key(0))["cell"])]
+      [(6,), ['hn', 'n', 'r', 'z']]
     """
 
-    cell: Cell
+    cell: Any
+    """the `Cell`, or of a stack the tuple of them"""
     readout: Readout
+    inputs: Any = None
+    reads: Any = None
 
     def __post_init__(self):
-        for name, kind in (("cell", Cell), ("readout", Readout)):
-            if not isinstance(getattr(self, name), kind):
+        if type(self.cell) in (list, tuple):
+            object.__setattr__(self, "cell", tuple(self.cell))
+        named = [
+            (f"cell[{l}]" if self.stacked else "cell", c, Cell) for l, c in enumerate(self.cells)
+        ]
+        for name, value, kind in (*named, ("readout", self.readout, Readout)):
+            if not isinstance(value, kind):
                 raise TypeError(
-                    f"{name}: got {type(getattr(self, name)).__name__}, wanted an ej.{kind.__name__} "
-                    f"(from ej.{name}s)"
+                    f"{name}: got {type(value).__name__}, wanted an ej.{kind.__name__} "
+                    f"(from ej.{kind.__name__.lower()}s)"
                 )
-        if self.cell.n_units != self.readout.n_units:
-            raise ValueError(
-                f"readout: has n_units={self.readout.n_units}, wanted {self.cell.n_units}, "
-                "the cell's n_units"
-            )
+        inputs, reads = checks.wiring(self.cells, self.readout, self.inputs, self.reads)
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "reads", reads)
+
+    @property
+    def stacked(self) -> bool:
+        """Was it made of a list of cells?"""
+        return type(self.cell) is tuple
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells, the lowest layer first; of one layer, its own."""
+        return self.cell if self.stacked else (self.cell,)
+
+    @property
+    def n_in(self) -> int:
+        """The number of inputs "x"."""
+        l = next(l for l, names in enumerate(self.inputs) if "x" in names)
+        return self.cells[l].n_in - sum(self.cells[k].n_units for k in self.inputs[l] if k != "x")
 
     def __repr__(self):
-        return f"Network({self.cell}, {self.readout})"
+        cells = f"[{', '.join(map(str, self.cell))}]" if self.stacked else str(self.cell)
+        usual = checks.usual_wiring(len(self.cells))
+        given = {"inputs": self.inputs, "reads": self.reads}
+        more = [f", {k}={v}" for (k, v), x in zip(given.items(), usual) if v != x]
+        return f"Network({cells}, {self.readout}{''.join(more)})"
 
     def init(self, key: Array) -> dict:
-        """Draw parameters: {"cell": ..., "readout": ...}, as a plain pytree of arrays.
+        """Draw parameters: {"cell": ..., "readout": ...}, as a plain pytree of arrays. "cell" is a
+        dict, of a stack a tuple of dicts.
 
         Raises:
           TypeError: if `key` is no PRNG key.
         """
         k_cell, k_readout = jax.random.split(checks.key("key", key))
-        return {"cell": self.cell.init(k_cell), "readout": self.readout.init(k_readout)}
+        keys = jax.random.split(k_cell, len(self.cells)) if self.stacked else k_cell
+        cell = each_layer(self, lambda cell, k: cell.init(k), tuple(keys) if self.stacked else keys)
+        return {"cell": cell, "readout": self.readout.init(k_readout)}
 
     def apply(self, params: dict, xs: Array, state: Any = None, mask: Any = None) -> Any:
         """The network without targets: forward, and no more.
@@ -168,8 +212,8 @@ class Network:
             network runs through them all the same.
 
         Returns:
-          A NamedTuple: outputs y [T, *batch, n_out], activity h [T, *batch, n], and the state after
-          the last step. Its derivative is autodiff's, which is BPTT.
+          A NamedTuple: outputs y [T, *batch, n_out], activity h [T, *batch, n] (of a stack a tuple,
+          one a layer), and the state after the last step. Its derivative is autodiff's, which is BPTT.
 
         Raises:
           TypeError, ValueError: for what does not fit the network.
@@ -188,8 +232,26 @@ class Network:
         return call(params, xs, state, mask)
 
 
+def by_layer(net: Network, tree: PyTree) -> tuple:
+    """What belongs to the cells (parameters, states, activities), as a tuple also of one layer."""
+    return tree if net.stacked else (tree,)
+
+
+def each_layer(net: Network, f: Callable, *trees: PyTree) -> PyTree:
+    """f(cell, its part of each tree), in the network's own structure: one, or a tuple."""
+    found = tuple(map(f, net.cells, *(by_layer(net, tree) for tree in trees)))
+    return found if net.stacked else found[0]
+
+
+def feedback_like(net: Network) -> PyTree:
+    """The shapes of feedback weights B: [n, n_out] a layer."""
+    n_out = net.readout.n_out
+    return each_layer(net, lambda cell: jax.ShapeDtypeStruct((cell.n_units, n_out), "float32"))
+
+
 class State(NamedTuple):
-    """What the network itself carries: c^t [*batch, n] a component, and y^t [*batch, n_out]."""
+    """What the network itself carries: c^t [*batch, n] a component (of a stack a tuple, one a layer),
+    and y^t [*batch, n_out]."""
 
     c: PyTree
     y: Array
@@ -227,7 +289,7 @@ class StepOutput(NamedTuple):
     outputs: Array
     """y, [K, *batch, n_out]."""
     activity: Array
-    """h, [K, *batch, n]."""
+    """h, [K, *batch, n]; of a stack a tuple, one a layer."""
     losses: Array
     """[K, *batch]: the loss of each step and example."""
 
@@ -237,7 +299,8 @@ class RuleSpec(NamedTuple):
 
     name: str
     order: int | None
-    """1: e-prop; m: m-order; None: no path is cut."""
+    """Of the engine of one layer: 1: e-prop; m: m-order; None: no path is cut. (Of the engine of
+    stacks: None.)"""
     network: Network
     loss: Callable
     activity_loss: Callable | None
@@ -247,6 +310,10 @@ class RuleSpec(NamedTuple):
     """(spec, params, carry, data, keep) -> (carry, StepOutput, () -> ∂L/∂xs): a chunk, on one batch
     axis and in the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs
     elsewhere."""
+    language: str = "(i|e|f)*"
+    """the paths that it keeps (`ej.paths`)"""
+    costates: Callable | None = None
+    """(params) -> the co-states of its adjoint, where the engine of stacks runs it"""
 
     __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
 

@@ -69,7 +69,7 @@ def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
     >>> d.dc_dc[3, 0], d.dc_dp.shape  # 2 + 4 weights, 2 biases
     (array([[0.5]]), (4, 2, 1, 8))
     """
-    checks.instance("net", net, Network, "an ej.Network(cell, readout)")
+    checks.one_layer("net", checks.instance("net", net, Network, "an ej.Network(cell, readout)"))
     if jnp.ndim(xs) != 2 or jnp.shape(xs)[1] != net.cell.n_in:
         shape = list(jnp.shape(xs))
         raise ValueError(f"xs: got shape {shape}, wanted [T, {net.cell.n_in}], one example")

@@ -111,6 +111,7 @@ def unroll(rule: LearningRule, steps: int = 3, units: int = 2, outputs: int = 1)
         raise TypeError(
             f"rule: got {type(rule).__name__}, wanted a rule such as ej.eprop(net, loss)"
         )
+    checks.one_layer("rule", spec.network)
     net, steps = spec.network, checks.size("steps", steps)
     units, outputs = checks.size("units", units), checks.size("outputs", outputs)
     for name, wanted, there in (

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eprop_jax import checks
 from eprop_jax.engine import definition, objective
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.network import forward, unitwise
@@ -53,7 +54,8 @@ def implicit_eligibility_gradient(
     >>> grads["cell"]["w_rec"]["z"].shape
     (5, 5)
     """
-    spec = definition.specify("Eq. 10", None, net, loss, None, None)
+    spec = definition.specify("Eq. 10", "i*", net, loss, None, None)
+    checks.one_layer("net", net)
 
     def gradient(spec, params, carry, data, keep):
         m = meet(spec, params, carry, data)
@@ -88,7 +90,8 @@ def first_explicit_gradient(
     >>> grads["cell"]["w_rec"].shape
     (5, 5)
     """
-    spec = definition.specify("Eq. 18", None, net, loss, None, None)
+    spec = definition.specify("Eq. 18", "i*(ei*)?", net, loss, None, None)
+    checks.one_layer("net", net)
 
     def gradient(spec, params, carry, data, keep):
         m = meet(spec, params, carry, data)

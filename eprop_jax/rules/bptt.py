@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from eprop_jax.engine import chunks, definition
+from eprop_jax.engine import chunks, definition, layers
 from eprop_jax.network.types import Array, LearningRule, Network
 
 
@@ -52,5 +52,7 @@ def bptt(
     >>> grads["readout"]["w_out"].shape
     (5, 2)
     """
-    spec = definition.specify("BPTT", None, net, loss, activity_loss, state_loss)
+    spec = definition.specify("BPTT", "(i|e|f)*", net, loss, activity_loss, state_loss)
+    if net.stacked:
+        return layers.of_layers(spec, traced=False)
     return definition.build(spec, lambda *_: {}, chunks.gradient(None))

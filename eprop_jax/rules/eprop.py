@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from eprop_jax.engine import chunks, definition, recursions
+from eprop_jax.engine import chunks, definition, layers, recursions
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
 from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
@@ -60,7 +60,10 @@ def eprop(
     >>> out.grads["cell"]["w_rec"].shape
     (5, 5)
     """
-    spec = definition.specify("e-prop", 1, net, loss, activity_loss, state_loss, feedback)
+    spec = definition.specify("e-prop", "i*", net, loss, activity_loss, state_loss, feedback)
+    if net.stacked:
+        return layers.of_layers(spec)
+    spec = spec._replace(order=1)
     return definition.build(spec, init_traces, chunks.gradient(recursion))
 
 

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import optax
 
 from eprop_jax import checks
-from eprop_jax.network.types import Array, LearningRule, Network
+from eprop_jax.network.types import Array, LearningRule, Network, PyTree, each_layer
 
 __all__ = ["fixed", "init"]
 
 
-def init(key: Array, net: Network, gain: float = 1.0) -> Array:
-    """Random feedback weights B [n, n_out], normal with standard deviation gain/√n.
+def init(key: Array, net: Network, gain: float = 1.0) -> PyTree:
+    """Random feedback weights B [n, n_out], normal with standard deviation gain/√n. Of a stack a
+    tuple: every layer has its own, and stands at the read-out by it, also where `reads` leaves it out.
 
     Args:
       key: a PRNG key.
@@ -43,9 +44,13 @@ def init(key: Array, net: Network, gain: float = 1.0) -> Array:
     checks.instance("net", net, Network, "an ej.Network")
     checks.key("key", key)
     checks.nonnegative("gain", checks.number("gain", gain))
-    n, n_out = net.readout.n_units, net.readout.n_out
-    B = jax.random.normal(key, (n, n_out))
-    return B * jnp.asarray(gain / n**0.5, B.dtype)
+
+    def of_layer(cell, key):
+        B = jax.random.normal(key, (cell.n_units, net.readout.n_out))
+        return B * jnp.asarray(gain / cell.n_units**0.5, B.dtype)
+
+    keys = tuple(jax.random.split(key, len(net.cells))) if net.stacked else key
+    return each_layer(net, of_layer, keys)
 
 
 def fixed(
@@ -87,7 +92,7 @@ def fixed(
     def update(updates, state, params=None, **extra):
         changes, state = whole.update(updates, state, params, **extra)
         if isinstance(changes, dict) and "feedback" in changes:
-            B = jnp.zeros_like(changes["feedback"])  # pyright: ignore
+            B = jax.tree.map(jnp.zeros_like, changes["feedback"])  # pyright: ignore
             changes = {**changes, "feedback": B}
         return changes, state
 

@@ -21,7 +21,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from eprop_jax import checks
-from eprop_jax.engine import chunks, definition, recursions
+from eprop_jax.engine import chunks, definition, layers, paths, recursions
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
 from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
@@ -72,8 +72,11 @@ def m_order_eprop(
     """
     order = checks.size("order", order)
     spec = definition.specify(
-        f"order {order}", order, net, loss, activity_loss, state_loss, feedback
+        f"order {order}", paths.order(order), net, loss, activity_loss, state_loss, feedback
     )
+    if net.stacked:
+        return layers.of_layers(spec)
+    spec = spec._replace(order=order)
     if order == 1:
         return definition.build(spec, first_order_traces, chunks.gradient(first_order))
     return definition.build(spec, init_traces, chunks.gradient(recursion))

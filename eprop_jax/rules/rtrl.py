@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from eprop_jax.engine import chunks, definition, recursions
+from eprop_jax.engine import chunks, definition, layers, recursions
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
 from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
@@ -53,7 +53,9 @@ def rtrl(
     >>> carry.alpha["w_rec"].shape
     (4, 5, 5, 5)
     """
-    spec = definition.specify("RTRL", None, net, loss, activity_loss, state_loss)
+    spec = definition.specify("RTRL", "(i|e|f)*", net, loss, activity_loss, state_loss)
+    if net.stacked:
+        return layers.of_layers(spec)
     return definition.build(spec, init_traces, chunks.gradient(recursion))
 
 

@@ -154,7 +154,9 @@ def compare(
         given = {k: v for k, v in params.items() if k != "feedback" or reads}
         grads = value_and_grad(rule)(given, xs, ys)[1]
         leaves = jax.tree.leaves_with_path({k: grads[k] for k in ("cell", "readout")})
-        return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves
+        }
 
     g_ref = gradient(reference)
     overall, parameters = {}, {}

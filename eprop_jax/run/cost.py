@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from eprop_jax import checks
 from eprop_jax.engine import definition
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import LearningRule, PyTree
+from eprop_jax.network.types import Carry, LearningRule, PyTree, RuleSpec, by_layer
 from eprop_jax.network.units import compute_dtype
 
 
@@ -38,7 +38,8 @@ def cost(
     order m > 1, a grade: S·Bn²g (sweep), S·BP (source), S·d·n·BP/K (transition).
 
     Args:
-      rule: `ej.bptt`, `ej.eprop`, `ej.m_order_eprop` or `ej.rtrl` of a network.
+      rule: `ej.bptt`, `ej.eprop`, `ej.m_order_eprop`, `ej.rtrl` or `ej.by_paths` of a network; of a
+        stack the sum over layers.
       params: its parameters, or their shapes (`jax.eval_shape`).
       batch_shape: as in `rule.init`.
       chunk: K, the steps a call; None: the whole sequence at once without traces, in which case
@@ -62,9 +63,11 @@ def cost(
     batch_shape = checks.batch(batch_shape)
     K = None if chunk is None else checks.size("chunk", chunk)
     carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)  # refuses wrong params
-    p = params["cell"]
-    B, n, n_out = math.prod(batch_shape), spec.network.cell.n_units, spec.network.readout.n_out
+    B, n_out = math.prod(batch_shape), spec.network.readout.n_out
     trace_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
+    if spec.costates is not None:
+        return _of_layers(spec, params, carry, B, trace_bytes, K)
+    p, n = params["cell"], spec.network.cell.n_units
 
     P = sum(w.size for line in ("w_in", "w_rec") for w in jax.tree.leaves(p.get(line, {})))
     recurrent = sum(w.size for w in jax.tree.leaves(p.get("w_rec", {})))
@@ -92,16 +95,50 @@ def cost(
     return Cost(float(work), int(trace_bytes), int(kept * (K or 1)))
 
 
+def _of_layers(
+    spec: RuleSpec, params: PyTree, carry: Carry, B: int, trace_bytes: int, K: int | None
+) -> Cost:
+    """By co-state: a product with W_rec for each that a recurrent edge leads to, and with W_in for each
+    hop. Where traces are kept, the same for each seed of an α (d·n of them a co-state)."""
+    net, nodes, n_out = spec.network, spec.costates(params), spec.network.readout.n_out
+    floats = jnp.dtype(compute_dtype(params)).itemsize * B
+    work, kept = 0.0, 4.0 * floats * n_out
+    cells, states = by_layer(net, params["cell"]), by_layer(net, carry.state.c)
+    size = lambda p, line: sum(w.size for w in jax.tree.leaves(p.get(line, {})))
+    back = lambda l: B * (size(cells[l], "w_in") * (l > 0) + size(cells[l], "w_rec"))
+    for l, (cell, p, c) in enumerate(zip(net.cells, cells, states)):
+        mine = [x for x in nodes if x.layer == l]
+        P, jumps = size(p, "w_in") + size(p, "w_rec"), len({x.e for x in mine} - {None})
+        work += 2 * B * P + 3 * B * cell.n_units * n_out + jumps * B * size(p, "w_rec")
+        d, gates = len(unitwise.floats(c)), len(unitwise.gate_names(p))
+        kept += floats * cell.n_units * (d + (1 + len(mine)) * gates + 1)
+    hops = {hop for x in nodes for hop in x.f}
+    work += sum(B * size(cells[above], "w_in") for above, _ in hops)
+    if K is not None and trace_bytes:
+        count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+        work += count((carry.epsilon, getattr(carry.gamma, "cell", ()))) * (1 + 3 / K)
+        for alphas in carry.alpha:
+            for alpha in alphas:
+                leaves = jax.tree.leaves(alpha)
+                seeds = max((x.shape[-x.ndim + carry.state.y.ndim - 1] for x in leaves), default=0)
+                work += seeds * (sum(map(back, range(len(cells)))) + count(leaves) / K)
+    return Cost(float(work), int(trace_bytes), int(kept * (K or 1)))
+
+
 def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...], T: int) -> int:
     """The chunk that `value_and_grad(rule, chunk="auto")` takes (stated there)."""
     if rule.spec is None:
         raise TypeError("chunk: 'auto' needs one of the library's rules; give an int")
     if rule.spec.name == "BPTT":
         return T  # a shorter chunk would be truncated
-    if rule.spec.order == 1:
+    local = rule.spec.order == 1
+    if rule.spec.costates is not None:
+        carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)
+        local = not jax.tree.leaves(carry.alpha)
+    if local:
         sizes = cost(rule, params, batch_shape, 512)
         small, large = sizes.chunk_bytes < 3e6, sizes.trace_bytes > 4e6
         longest = 512 if small else 256 if large else 128
     else:
-        longest = max(2 * rule.spec.network.cell.n_units, 16)
+        longest = max(2 * max(cell.n_units for cell in rule.spec.network.cells), 16)
     return math.ceil(T / math.ceil(T / longest))  # parts of one length, where T allows it

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ from jax.experimental import checkify
 
 from eprop_jax.engine import definition, objective
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.network import forward, unitwise
-from eprop_jax.network.types import Array, LearningRule, PyTree, RuleSpec
+from eprop_jax.network import forward, stacks, unitwise
+from eprop_jax.network.types import Array, LearningRule, PyTree, RuleSpec, State
 from eprop_jax.run.sequence import Aux, value_and_grad
 
 
@@ -166,7 +167,10 @@ def _watched(v: Values) -> list[list[Watched]]:
     """In groups, of which the first that has a finding tells; in a group, the first in time."""
     run = [
         *(Watched(name, c, _axes(c, "unit")) for name, c in v.c.items()),
-        Watched("h", v.aux.activity, _axes(v.aux.activity, "unit")),
+        *(
+            Watched(f"h{jax.tree_util.keystr(path)}", h, _axes(h, "unit"))
+            for path, h in jax.tree.leaves_with_path(v.aux.activity)
+        ),
         Watched("y", v.aux.outputs, _axes(v.aux.outputs, "read-out")),
         *_targets(v.ys, v.aux.losses),
         Watched("loss", v.aux.losses, _axes(v.aux.losses)),
@@ -203,7 +207,10 @@ def _states(spec: RuleSpec, params: dict, xs: Array) -> dict[str, Array]:
     net, folded = spec.network, objective.fold(params, xs, ()).xs
     weights = forward.compute(net, params)
     state = forward.init_state(net, weights, folded.shape[1:-1])
-    c = forward.run(net, weights, state, folded).c
+    if net.stacked:
+        c = tuple(ran.path.c for ran in stacks.run(net, weights, state, folded).ran)
+    else:
+        c = forward.run(net, weights, state, folded).c
     return {
         name: x.reshape(*xs.shape[:-1], x.shape[-1])
         for name, x in zip(_components(c), unitwise.floats(c))
@@ -218,9 +225,11 @@ def _derivatives(spec: RuleSpec, params: dict, xs: Array, ys: PyTree) -> dict:
     net, lead = spec.network, xs.shape[:-1]
     weights = forward.compute(net, params)
     data = objective.fold(params, xs, ys)
-    chunk = objective.meet(
-        spec, weights, forward.init_state(net, weights, data.xs.shape[1:-1]), data
-    )
+    state = forward.init_state(net, weights, data.xs.shape[1:-1])
+    if net.stacked:
+        found = _of_stack(spec, weights, state, data)
+        return {name: x.reshape(*lead, x.shape[-1]) for name, x in found.items() if x is not None}
+    chunk = objective.meet(spec, weights, state, data)
     run, readout = chunk.run, unitwise.as_cell(net.readout)
     J = jac.blocks(net.cell, weights["cell"], run.c_tm1, run.a, run.c)
     J_out = jac.blocks(
@@ -237,6 +246,22 @@ def _derivatives(spec: RuleSpec, params: dict, xs: Array, ys: PyTree) -> dict:
     if chunk.dL_dh is not None:
         found["∂L/∂h^t", "unit"] = jnp.broadcast_to(chunk.dL_dh, run.h.shape)
     return {name: x.reshape(*lead, x.shape[-1]) for name, x in found.items() if x is not None}
+
+
+def _of_stack(spec: RuleSpec, weights: dict, state: State, data: objective.Data) -> dict:
+    """The same of a stack, on one batch axis: {(name, …): [T, B, n]}; without losses of activities
+    and states."""
+    net, readout = spec.network, unitwise.as_cell(spec.network.readout)
+    run, found = stacks.run(net, weights, state, data.xs), {}
+    for l, (cell, p, ran) in enumerate(zip(net.cells, weights["cell"], run.ran)):
+        path = ran.path
+        J = jac.blocks(cell, p, path.c_tm1, path.a, path.c)
+        names = [f"c[{l}]{name[1:]}" for name in _components(path.c)]
+        found |= _named(J, names, "unit", output=f"h[{l}]")
+    out = run.path_out
+    J = jac.blocks(readout, weights["readout"], out.c_tm1, out.a, out.c)
+    dL_dy = jax.vmap(jax.vmap(jax.grad(objective.per_step(spec))))(run.y, data.ys)
+    return found | _named(J, ["y"], "read-out") | {("∂L/∂y^t", "read-out"): dL_dy}
 
 
 def _named(
@@ -258,7 +283,8 @@ def _named(
 def _components(c: PyTree) -> list[str]:
     paths = [path for path, _ in jax.tree.leaves_with_path(c)]
     names = [jax.tree_util.keystr(paths[i], simple=True) for i in unitwise.float_positions(c)]
-    return [f"c.{name}" if name else "c" for name in names]
+    written = lambda name: re.sub(r"^(\d+)", r"[\1]", name)  # a layer's number, of a stack
+    return ["c" + (written(x) if x[:1].isdigit() else f".{x}" if x else "") for x in names]
 
 
 # -- checks ---------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def online(
     def check(state, xs, ys, mask=None):
         checks.instance("state", state, OnlineState, "what this learner's init gave")
         if rule.spec is not None:
-            batch = checks.sequence(xs, ys, rule.spec.network.cell.n_in, mask)
+            batch = checks.sequence(xs, ys, rule.spec.network.n_in, mask)
             checks.carry(state.carry, batch, rule.spec.network.readout.n_out, None, xs.shape[0])
 
     @jax.jit

@@ -98,7 +98,7 @@ def compiled(rule: LearningRule, chunk: Any, has_aux: bool) -> Callable[..., Ste
 
     def check(params, xs, ys, mask=None):
         if rule.spec is not None:
-            checks.sequence(xs, ys, rule.spec.network.cell.n_in, mask)
+            checks.sequence(xs, ys, rule.spec.network.n_in, mask)
 
     return derivative.whole_by_rule(program(rule, chunk, has_aux), check)
 

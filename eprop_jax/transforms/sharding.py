@@ -119,6 +119,7 @@ def parallel(
     {'bias': (2,), 'w_out': (4, 2)}
     """
     spec = definition.of_library("rule", rule)
+    checks.one_layer("rule", spec.network)
     mesh = _automatic(mesh, batch=batch, units=units)
     if batch is None and units is None:
         raise ValueError(

@@ -32,7 +32,6 @@ class Automaton(NamedTuple):
     moves: tuple[Moves, ...]
 
 
-@functools.cache
 def compile(expression: str) -> Automaton:
     """The minimal automaton of a language of paths.
 
@@ -52,7 +51,13 @@ def compile(expression: str) -> Automaton:
     >>> paths.compile("(i|e)*") == paths.compile("(i*e?)*")
     True
     """
+    if not isinstance(expression, str):
+        parse(expression)  # refuses it
+    return _compiled(expression)
 
+
+@functools.cache
+def _compiled(expression: str) -> Automaton:
     def moves(tree):
         found = {x: derivative(tree, x) for x in LETTERS}
         return {x: after for x, after in found.items() if after != NOTHING}

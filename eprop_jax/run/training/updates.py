@@ -68,8 +68,8 @@ def trainer(
 
     Returns:
       A `Trainer`. Its log holds, for each update, [updates]: "loss" (before the update), "rate"
-      (mean activity; of spiking units, spikes a unit and step), "grad_norm" (of the gradient as
-      the rule gives it), and the metrics. `run` compiles once for each number of updates.
+      (mean activity over all units; of spiking ones, spikes a unit and step), "grad_norm" (of the
+      gradient as the rule gives it), and the metrics. `run` compiles once for each number of updates.
 
     Raises:
       TypeError, ValueError: for what is no rule, optimiser, sampler or metric; when called, for
@@ -110,7 +110,7 @@ def trainer(
         params = optax.apply_updates(params, changes)
         log = {
             "loss": loss,
-            "rate": jnp.mean(aux.activity),
+            "rate": jnp.mean(jnp.concatenate(jax.tree.leaves(aux.activity), -1)),
             "grad_norm": jnp.sqrt(sum(jnp.sum(wide(g) ** 2) for g in jax.tree.leaves(grads))),
             **{name: metric(aux.outputs, ys) for name, metric in metrics.items()},
         }

@@ -1,0 +1,14 @@
+"""The engine of stacks: adjoint and traces over layers × states of a rule's automaton, for any language
+of paths (`engine.paths`) and chunks of any length.
+"""
+
+from eprop_jax.engine.layers.connected import (
+    costates,
+    heard,
+    structures,
+    unconnected,
+    wiring,
+)
+from eprop_jax.engine.layers.rule import of_layers
+
+__all__ = ["costates", "heard", "of_layers", "structures", "unconnected", "wiring"]

@@ -1,0 +1,333 @@
+"""A chunk of K steps of a stack under any language: its gradient, and the traces after it.
+
+What is older than the chunk enters as Σ_q ⟨∂̃c_q⁰, S_q⟩. The traces advance by the same descent,
+started from parts of the chunk's final state that paths reach in co-state q:
+
+    S_q ← Σ_p ⟨∂̃c⁰[p → q], S_p⟩ + Σ_t pre^t ⊗ ∂̃a^t[start → q]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax.engine import adjoint, objective, recursions
+from eprop_jax.engine import traces as tr
+from eprop_jax.engine.adjoint import Seed
+from eprop_jax.engine.chunks import add, first_unit
+from eprop_jax.engine.layers import meets
+from eprop_jax.engine.layers.descend import Family, Found, Meets, descend, to_inputs
+from eprop_jax.engine.layers.plan import Plan, leading, narrow, reached_from
+from eprop_jax.engine.layers.sweep import Source
+from eprop_jax.network import unitwise
+from eprop_jax.network.stacks import Run, run
+from eprop_jax.network.types import (
+    Array,
+    Carry,
+    Gamma,
+    Maybe,
+    RuleSpec,
+    State,
+    StepOutput,
+    by_layer,
+)
+
+
+def gradient(
+    plan_of: Callable,
+    traced: bool,
+    spec: RuleSpec,
+    params: dict,
+    carry: Carry,
+    data: objective.Data,
+    keep: bool,
+) -> tuple[Carry, StepOutput, Callable[[], Array]]:
+    """(carry, StepOutput, () -> ∂L/∂xs) of a chunk, on one batch axis."""
+    net, B, plan = spec.network, data.xs.shape[1], plan_of(params)
+    path = run(net, params, carry.state, data.xs)
+    per_step = jax.vmap(jax.vmap(jax.value_and_grad(objective.per_step(spec))))
+    losses, dL_dy = (objective.only(data.mask, x) for x in per_step(path.y, data.ys))
+    chunk = Chunk.of(spec, params, plan, path, data, dL_dy / B, traced and keep)
+    older = Older(plan, spec, params, carry)
+    loss, *_ = found = descend(spec, params, path, plan.nodes, list(chunk.families))
+    grads_out = meets.readout_gradient(chunk.wide, path, chunk.back)
+    grads = [chunk.own_gradient(l, loss) for l in range(len(net.cells))]
+    if traced and keep:
+        grads = [add(g, older.meet(loss.dc_0, l)) for l, g in enumerate(grads)]
+        carry, grads, grads_out = advance(chunk, older, found, carry, grads, grads_out)
+    cells = by_layer(net, params["cell"])
+    cell = tuple(jax.tree.structure(p).unflatten(g) for p, g in zip(cells, grads))
+    readout, B_l = meets.split_feedback(spec, params, chunk.wide, grads_out)
+    tree = {"cell": cell if net.stacked else cell[0], "readout": readout}
+    tree = objective.masked(net, tree) | ({"feedback": B_l} if "feedback" in params else {})
+    losses = losses + chunk.state_losses
+    total = (jnp.sum(losses) + jnp.sum(chunk.activity)) / B
+    out = StepOutput(total, tree, path.y, path.h, losses)
+    carry = carry._replace(state=State(path.c_K, path.y[-1]))
+    return carry, out, lambda: to_inputs(spec, params, path, loss)
+
+
+class Chunk(NamedTuple):
+    """What a chunk's descents start from, and what they are about."""
+
+    spec: RuleSpec
+    params: dict
+    plan: Plan
+    path: Run
+    wide: meets.Wide
+    B_l: list[Maybe]
+    back: adjoint.Swept
+    """the read-out from the loss, and"""
+    final: adjoint.Swept | None
+    """from y^K itself"""
+    activity: Array
+    state_losses: Array
+    families: tuple[Family, ...]
+    """of the loss; then, where traces are kept, of y^K for the layers of one γ each, for the others,
+    and `targets`"""
+    targets: tuple[Target, ...]
+
+    @staticmethod
+    def of(spec, params, plan, path, data, dL_dy, traced) -> Chunk:
+        leaky = traced and plan.leaky
+        wide = meets.wide_readout(spec, params)
+        seeds = [Seed(dL_dy)] + [Seed(dc_K=(jnp.ones_like(path.y[-1]),))] * leaky
+        back, *final = meets.at_readout(spec, wide, path, seeds)
+        final = final[0] if final else None
+        if final is not None and spec.network.readout.shared:
+            final = first_unit(final)
+        B_l = meets.feedback_of(spec, params, path)
+        activity, states, at = meets.at_layers(spec, B_l, path, back.da[""], data)
+        families = [Family(frozenset(range(len(plan.nodes))), at, {})]
+        if leaky:
+            families += of_outputs(spec, plan, B_l, final)
+        targets = of_traces(spec, plan, path) if traced else ()
+        families += [x.family for x in targets]
+        return Chunk(
+            spec, params, plan, path, wide, B_l, back, final, activity, states,
+            tuple(families), targets,
+        )  # fmt: skip
+
+    def cell(self, l: int) -> dict:
+        return by_layer(self.spec.network, self.params["cell"])[l]
+
+    def lines(self, l: int) -> dict[str, Array]:
+        heard = self.path.heard(self.spec.network.inputs[l])
+        joined = heard[0] if len(heard) == 1 else jnp.concatenate(heard, -1)
+        return {"w_in": joined, "w_rec": self.path.ran[l].h_tm1}
+
+    def own_gradient(self, l: int, found: Found) -> list[Array]:
+        """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), one a parameter leaf."""
+        if l not in found.da:
+            return [jnp.zeros_like(w) for w in jax.tree.leaves(self.cell(l))]
+        return adjoint.gradient(self.cell(l), as_swept(found, l), self.lines(l))
+
+    def fresh(self, l: int, found: list[Found]) -> list[dict[int, Maybe]]:
+        """Σ_t pre^t ⊗ ∂̃a^t an example, one a parameter leaf: {number of the descent: value}."""
+        there = [k for k, of in enumerate(found) if l in of.da]
+        swept = [as_swept(found[k], l) for k in there]
+        rows = adjoint.sources(self.cell(l), swept, self.lines(l))
+        return [dict(zip(there, row)) for row in rows]
+
+
+def as_swept(found: Found, l: int) -> adjoint.Swept:
+    return adjoint.Swept(found.da[l], (), found.dtheta[l])
+
+
+# -- what descents start from ----------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """Components of c^K that paths reach in one co-state, as a family of its own."""
+
+    q: int
+    components: tuple[int, ...]
+    layer: int | None
+    """whose ε it advances; None: α, of all layers below"""
+    family: Family
+
+
+def of_outputs(
+    spec: RuleSpec, plan: Plan, B_l: list[Maybe], final: adjoint.Swept
+) -> tuple[Family, Family]:
+    """∂y^K/∂h^t, for the layers that have one γ for all outputs, and for those that have one each."""
+    dy_da, layers = final.da[unitwise.ONE_DRIVE], range(len(B_l))
+
+    def meets_by(spread):
+        to_dh = lambda x, w: x.T[:, :, None] * w[:, None, :]
+        of = lambda w: Meets((Source(dy_da, lambda x: to_dh(x, w)),))
+        return tuple(Meets() if w is None else of(w) for w in spread)
+
+    one = [None if w is None else jnp.ones((1, w.shape[0]), w.dtype) for w in B_l]
+    each = [None if w is None else w.T for w in B_l]
+    filtered = [l for l in layers if plan.filtered[l] and plan.to_y[l]]
+    others = [l for l in layers if not plan.filtered[l] and plan.to_y[l]]
+    inside = frozenset().union(*(plan.within[l] for l in filtered))
+    return (
+        Family(inside, meets_by(one), {}),
+        Family(reached_from(plan, others), meets_by(each), {}),
+    )
+
+
+def of_traces(spec: RuleSpec, plan: Plan, path: Run) -> tuple[Target, ...]:
+    """All that the traces describe."""
+    found, nowhere = [], tuple(Meets() for _ in path.ran)
+    for l, ran in enumerate(path.ran):
+        parts = unitwise.floats(ran.path.c_K)
+        one = narrow(plan, spec, ran.path.c_K, l)
+        full = tuple(z for z in range(len(parts)) if z not in one)
+        groups = ([full] if full else []) + [(z,) for z in sorted(one)]
+        for q in plan.local[l]:
+            for group in groups:
+                dc_K = at_all_units(parts, group, group[0] in one)
+                found.append(Target(q, group, l, Family(plan.within[l], nowhere, {q: dc_K})))
+    for q in sorted(set().union(*plan.ends)):
+        parts = unitwise.floats(path.ran[plan.nodes[q].layer].path.c_K)
+        family = Family(leading(plan, q), nowhere, {q: at_each_unit(parts)})
+        found.append(Target(q, tuple(range(len(parts))), None, family))
+    return tuple(found)
+
+
+def at_all_units(parts: tuple, group: tuple[int, ...], one: bool) -> tuple[Maybe, ...]:
+    """A seed for each component of a group, at all units at once: [len(group), B, n]."""
+    wide = lambda z: parts[z][:, :1] if one else parts[z]
+    rows = lambda z: [jnp.full_like(wide(z), float(x == z)) for x in group]
+    return tuple(jnp.stack(rows(z)) if z in group else None for z in range(len(parts)))
+
+
+def at_each_unit(parts: tuple) -> tuple[Array, ...]:
+    """A seed for each component at each unit, components outermost: [d · n, B, n]."""
+    batch, n = parts[0].shape
+    at_r = jnp.broadcast_to(jnp.eye(n, dtype=parts[0].dtype)[:, None], (n, batch, n))
+    zero, d = jnp.zeros_like(at_r), range(len(parts))
+    return tuple(jnp.concatenate([at_r if r == z else zero for r in d]) for z in d)
+
+
+# -- what is older, and the traces after the chunk -------------------------------------------------
+
+
+class Older(NamedTuple):
+    """The traces as the chunk finds them."""
+
+    plan: Plan
+    spec: RuleSpec
+    params: dict
+    carry: Carry
+
+    def of(self, l: int) -> list[tuple[int, bool, list[tr.Trace]]]:
+        """(co-state, does it end at every unit?, a trace a parameter leaf)."""
+        net, plan = self.spec.network, self.plan
+        p, c = by_layer(net, self.params["cell"])[l], by_layer(net, self.carry.state.c)
+        unpack = lambda q, tree: tr.unpack(p, c[plan.nodes[q].layer], tree)
+        local = [(q, False, unpack(q, x)) for q, x in zip(plan.local[l], self.carry.epsilon[l])]
+        return local + [(q, True, unpack(q, x)) for q, x in zip(plan.ends[l], self.carry.alpha[l])]
+
+    def meet(self, dc_0: dict, l: int) -> list[Maybe]:
+        """Σ_batch Σ_q ⟨∂̃c_q⁰, S_q⟩, one a parameter leaf."""
+        return self._terms(dc_0, l, adjoint.meet, adjoint.meet_ends)
+
+    def reach(self, dc_0: dict, l: int) -> list[Maybe]:
+        """The same for each example and seed: [B, *lead, lines, n]."""
+        return self._terms(dc_0, l, adjoint.reach, adjoint.reach_ends)
+
+    def _terms(self, dc_0: dict, l: int, local: Callable, ends: Callable) -> list[Maybe]:
+        out: list[Maybe] = [None] * len(
+            jax.tree.leaves(by_layer(self.spec.network, self.params["cell"])[l])
+        )
+        for q, at_every_unit, S in self.of(l):
+            if q in dc_0:
+                meet = ends if at_every_unit else local
+                out = [tr.total(x, meet(dc_0[q], leaf)) for x, leaf in zip(out, S)]
+        return out
+
+
+def advance(
+    chunk: Chunk, older: Older, found: list[Found], carry: Carry, grads: list, grads_out: list
+) -> tuple[Carry, list, list]:
+    """The carry after the chunk; and what the read-out's memory of older steps adds to gradients."""
+    plan, layers = chunk.plan, range(len(grads))
+    fresh = [chunk.fresh(l, found) for l in layers]
+    gamma: Any = ()
+    if plan.leaky:
+        gamma, grads, grads_out = of_readout(chunk, older, found, fresh, carry, grads, grads_out)
+    first = len(found) - len(chunk.targets)
+
+    def after(l, q, local):
+        """S_q^l, component by component, for each parameter leaf."""
+        d = len(unitwise.floats(chunk.path.ran[plan.nodes[q].layer].path.c_K))
+        leaves: list[list] = [[None] * d for _ in fresh[l]]
+        for k, target in enumerate(chunk.targets):
+            if target.q != q or target.layer != (l if local else None):
+                continue
+            paths = older.reach(found[first + k].dc_0, l)
+            for leaf, path, new in zip(leaves, paths, fresh[l]):
+                x = tr.total(path, new.get(first + k))
+                for z, part in zip(target.components, split(x, len(target.components), local)):
+                    leaf[z] = part
+        return leaves
+
+    def trees(l, which, local, was):
+        p, c = chunk.cell(l), by_layer(chunk.spec.network, carry.state.c)
+
+        def tree(q, old):
+            c_q = c[plan.nodes[q].layer]
+            like = tr.unpack(p, c_q, old)
+            new = [
+                tuple(fitted(x, S) for x, S in zip(leaf, of))
+                for leaf, of in zip(after(l, q, local), like)
+            ]
+            return tr.pack(p, c_q, new)
+
+        return tuple(tree(*each) for each in zip(which, was))
+
+    epsilon = tuple(trees(l, plan.local[l], True, carry.epsilon[l]) for l in layers)
+    alpha = tuple(trees(l, plan.ends[l], False, carry.alpha[l]) for l in layers)
+    return carry._replace(epsilon=epsilon, alpha=alpha, gamma=gamma), grads, grads_out
+
+
+def fitted(x: Maybe, like: Array) -> Array:
+    """A trace of the old one's shape, zeros where nothing arrives."""
+    return jnp.zeros_like(like) if x is None else jnp.broadcast_to(x, like.shape)
+
+
+def split(x: Maybe, n: int, local: bool) -> list[Maybe]:
+    """Seeds [B, n, ...] or, of all units, [B, n · units, ...] -> one array each."""
+    if x is None:
+        return [None] * n
+    return [x[:, k] for k in range(n)] if local else jnp.split(x, n, 1)
+
+
+def of_readout(
+    chunk: Chunk,
+    older: Older,
+    found: list[Found],
+    fresh: list,
+    carry: Carry,
+    grads: list,
+    grads_out: list,
+) -> tuple[Gamma, list, list]:
+    """γ after the chunk, and the gradients with what reaches them through y⁰."""
+    plan, wide = chunk.plan, chunk.wide
+    dL_dy_0, dy_dy = chunk.back.dc_0[0], chunk.final.dc_0[0]
+    own = tr.unpack(wide.params, carry.state.y, carry.gamma.readout)
+    grads_out = add(grads_out, recursions.meet_own(dL_dy_0, own, wide.params))
+    lines = {"w_out": jnp.concatenate(chunk.path.heard(wide.names), -1)}
+    new = [row[0] for row in adjoint.sources(wide.params, [chunk.final], lines)]
+    own = [(fitted(tr.total(tr.scale(dy_dy, S[0]), x), S[0]),) for S, x in zip(own, new)]
+    cell, grads = [], list(grads)
+    for l, g in enumerate(carry.gamma.cell):
+        if not plan.to_y[l]:
+            cell.append(())
+            continue
+        k = 1 if plan.filtered[l] else 2  # the families of y^K stand after that of the loss
+        gammas, paths = jax.tree.leaves(g), older.reach(found[k].dc_0, l)
+        signal = (dL_dy_0 @ chunk.B_l[l].T)[:, None] if plan.filtered[l] else dL_dy_0[:, :, None]
+        grads[l] = add(grads[l], [recursions.meet(signal, S) for S in gammas])
+        rows = zip(gammas, paths, fresh[l])
+        after = [fitted(tr.total(tr.scale_ends(dy_dy, S), x, y.get(k)), S) for S, x, y in rows]
+        cell.append(jax.tree.structure(g).unflatten(after))
+    packed = tr.pack(wide.params, carry.state.y, own)
+    return Gamma(packed, tuple(cell)), grads, grads_out

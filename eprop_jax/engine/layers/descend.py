@@ -1,0 +1,193 @@
+"""All layers backward over a chunk, the last first: ∂̃a of every co-state that is asked for.
+
+A descent carries several families of co-states at once: those of the loss, and, to advance the
+traces, those of parts of the chunk's final state. What a layer hears of the one below hands ∂̃a down
+as w_in ∂̃a, one product for all K·B rows; then the layer below has its own scan.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax.engine import paths
+from eprop_jax.engine.layers import connected
+from eprop_jax.engine.layers.sweep import Moves, Part, Source, Swept, still, sweep
+from eprop_jax.network import unitwise
+from eprop_jax.network.stacks import Run, rows
+from eprop_jax.network.types import Array, Maybe, RuleSpec, by_layer
+
+Nodes = tuple[paths.CoState, ...]
+
+
+class Meets(NamedTuple):
+    """Where a loss meets one layer."""
+
+    sources: tuple[Source, ...] = ()
+    """∂L/∂h^t"""
+    dL_dc: tuple[Array, ...] | None = None
+
+
+class Family(NamedTuple):
+    """Co-states with one cause."""
+
+    nodes: frozenset[int]
+    """those that take part"""
+    at: tuple[Meets, ...]
+    """a layer: where the cause meets it, at the co-states that end"""
+    dc_K: dict[int, tuple[Maybe, ...]]
+    """what arrives at c^K, by co-state: [*lead, B, n] a component"""
+
+
+class Found(NamedTuple):
+    """∂̃a^t by co-state, {gate: [K, *lead, B, n]}; Σ_t of what reaches θ_j by layer; and what arrives
+    at c⁰ by co-state."""
+
+    da: dict[int, dict[str, Maybe]]
+    dtheta: dict[int, dict[str, Maybe]]
+    dc_0: dict[int, tuple[Maybe, ...]]
+
+
+def timed(nodes: Nodes) -> set[int]:
+    """The co-states that have, or are the target of, an edge in time: those that need a scan."""
+    own = {q for q, x in enumerate(nodes) if {x.i, x.e, x.s} != {None}}
+    return own | {r for q in own for r in (nodes[q].i, nodes[q].e, nodes[q].s) if r is not None}
+
+
+def descend(
+    spec: RuleSpec, params: dict, path: Run, nodes: Nodes, families: list[Family]
+) -> list[Found]:
+    """All layers, the last first, and all families together."""
+    net, cells = spec.network, by_layer(spec.network, params["cell"])
+    in_scan, found = timed(nodes), [Found({}, {}, {}) for _ in families]
+    for l in reversed(range(len(net.cells))):
+        layer, scanned = (net.cells[l], cells[l], path.ran[l].path), []
+        for family, of in zip(families, found):
+            sources, hops = hopped(spec, params, path, nodes, family, of, l)
+            mine = [q for q in sorted(family.nodes) if nodes[q].layer == l]
+            swept = [q for q in mine if q in in_scan]
+            part = part_of(spec, cells, nodes, family, l, swept, sources, hops)
+            if any(part.enters) or part.dL_dc is not None or part.dc_K is not None:
+                scanned.append((of, swept, part))
+            for q in (q for q in mine if q not in in_scan and q in wanted(nodes, family)):
+                one = part_of(spec, cells, nodes, family, l, [q], sources, hops)
+                if any(one.enters) or one.dL_dc is not None:
+                    fill(of, [q], one, l, still(*layer, one))
+        if scanned:
+            for (of, swept, part), result in zip(scanned, sweep(*layer, [x[2] for x in scanned])):
+                fill(of, swept, part, l, result)
+    return found
+
+
+def fill(found: Found, swept: list[int], part: Part, l: int, result: Swept) -> None:
+    """Put what a layer's scan found among what was found."""
+    found.da.update({swept[place]: x for place, x in result.da.items()})
+    if part.start is not None:
+        found.dtheta[l] = result.dtheta
+    for place, q in enumerate(swept if result.dc_0 else ()):
+        found.dc_0[q] = tuple(None if x is None else x[place] for x in result.dc_0)
+
+
+def wanted(nodes: Nodes, family: Family) -> set[int]:
+    """The co-states whose ∂̃a is asked for: those that layers below hop to, and each layer's own."""
+    hopped_to = {r for q in family.nodes for _, r in nodes[q].f}
+    starts = {q for q in family.nodes if nodes[q].layer == q}
+    return (hopped_to | starts) & family.nodes
+
+
+def hopped(
+    spec: RuleSpec, params: dict, path: Run, nodes: Nodes, family: Family, found: Found, l: int
+) -> tuple[list[Source], dict[int, int]]:
+    """What reaches ∂̃h of layer l from the layers above, after what meets the layer itself; and the
+    place of each, by the co-state that it comes from."""
+    net, cells = spec.network, by_layer(spec.network, params["cell"])
+    sources, places = list(family.at[l].sources), {}
+    mine = [q for q in family.nodes if nodes[q].layer == l]
+    for above, r in sorted({hop for q in mine for hop in nodes[q].f}):
+        if r in found.da:
+            names = net.inputs[above]
+            dh = by_inputs(names, cells[above], path, found.da[r])[names.index(l)]
+            if dh is not None:
+                places[r] = len(sources)
+                sources.append(Source(dh))
+    return sources, places
+
+
+def part_of(
+    spec: RuleSpec,
+    cells: tuple,
+    nodes: Nodes,
+    family: Family,
+    l: int,
+    which: list[int],
+    sources: list[Source],
+    hops: dict[int, int],
+) -> Part:
+    """Some co-states of layer l as its scan sees them."""
+    place = {q: k for k, q in enumerate(which)}
+    has_s = "s" in connected.recurrent(spec.network.cells[l], cells[l])
+    n_own = len(family.at[l].sources)
+
+    def moves(q):
+        node = nodes[q]
+        to = lambda r: place.get(r)
+        return Moves(to(node.i), to(node.e), to(node.s if has_s else node.e))
+
+    def enters(q):
+        ends = tuple(range(n_own)) if nodes[q].ends else ()
+        return (*ends, *(hops[r] for _, r in nodes[q].f if r in hops))
+
+    ends = tuple(nodes[q].ends for q in which)
+    asked = wanted(nodes, family)
+    return Part(
+        tuple(map(moves, which)),
+        sources,
+        tuple(map(enters, which)),
+        family.at[l].dL_dc if any(ends) else None,
+        ends,
+        at_end(which, family.dc_K),
+        tuple(place[q] for q in which if q in asked),
+        place.get(l),
+    )
+
+
+def at_end(which: list[int], dc_K: dict[int, tuple[Maybe, ...]]) -> tuple[Maybe, ...] | None:
+    """What arrives at c^K, by component: [S, *lead, B, n]."""
+    there = [dc_K[q] for q in which if q in dc_K]
+    if not there:
+        return None
+
+    def component(z):
+        like = next((x[z] for x in there if x[z] is not None), None)
+        if like is None:
+            return None
+        zero = jnp.zeros_like(like)
+        found = (dc_K[q][z] if q in dc_K else None for q in which)
+        return jnp.stack([zero if x is None else x for x in found])
+
+    return tuple(component(z) for z in range(len(there[0])))
+
+
+def by_inputs(names: tuple, p: dict, path: Run, da: dict[str, Maybe]) -> list[Maybe]:
+    """Σ_gates w_in ∂̃a by what the layer hears, [K, *lead, B, m] each; None where no gate hears it."""
+    heard = path.heard(names)
+    w_in = {g: rows(w, heard) for g, w in unitwise.as_gates(p.get("w_in", {})).items()}
+    gates = [g for g in w_in if da.get(g) is not None]
+    if not gates:
+        return [None] * len(heard)
+    n = jax.eval_shape(lambda: w_in[gates[0]][0]).shape[-1]
+    # (∂̃a of a component that is the same for all units is one number for all.)
+    x = jnp.concatenate([jnp.broadcast_to(da[g], (*da[g].shape[:-1], n)) for g in gates], -1)
+    return [x @ jnp.concatenate([w_in[g][k] for g in gates], 1).T for k in range(len(heard))]
+
+
+def to_inputs(spec: RuleSpec, params: dict, path: Run, found: Found) -> Array:
+    """∂L/∂x^t = Σ_l Σ_gates w_in ∂̃a_l over the layers that hear "x": [K, B, n_in]."""
+    net, dL_dxs = spec.network, jnp.zeros_like(path.xs)
+    for l, (p, names) in enumerate(zip(by_layer(net, params["cell"]), net.inputs)):
+        if "x" in names and l in found.da:
+            x: Any = by_inputs(names, p, path, found.da[l])[names.index("x")]
+            dL_dxs = dL_dxs if x is None else dL_dxs + x
+    return dL_dxs

@@ -1,0 +1,35 @@
+"""A rule of a stack, or of a language that the engine of one layer has not."""
+
+from __future__ import annotations
+
+import functools
+
+from eprop_jax.engine import definition, paths
+from eprop_jax.engine.layers import chunk, connected
+from eprop_jax.engine.layers.plan import Plan, plan, traces
+from eprop_jax.network.types import LearningRule, PyTree, RuleSpec, State
+
+
+def of_layers(spec: RuleSpec, traced: bool = True) -> LearningRule:
+    """The rule that keeps the paths of `spec.language`, by the adjoint over layers × co-states.
+    `traced`: does it carry traces from chunk to chunk?
+
+    Raises:
+      TypeError, ValueError: for what is no language; when it is first used, if from some parameter no
+        kept path leads to the loss.
+    """
+    paths.compile(spec.language)
+    known = {}
+
+    def plan_of(params: PyTree) -> Plan:
+        """Which follows from the structure alone."""
+        if "plan" not in known:
+            known["plan"] = plan(spec, params)
+        return known["plan"]
+
+    def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
+        connected.refuse_unconnected(spec, params)
+        return traces(plan_of(params), spec, params, state, batch) if traced else {}
+
+    spec = spec._replace(costates=lambda params: plan_of(params).nodes)
+    return definition.build(spec, init_traces, functools.partial(chunk.gradient, plan_of, traced))
