@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference as ref
 from cases import CELLS, READOUTS, CellCase, Problem, ReadoutCase, problem
+from pace import quick
 
 import eprop_jax as ej
 
@@ -339,7 +340,7 @@ ACTIVITY = {
 }
 
 
-@pytest.mark.parametrize("name", ACTIVITY)
+@pytest.mark.parametrize("name", quick(ACTIVITY, "bptt", "e-prop", "order 2"))
 def test_the_activity_loss_is_a_loss_on_the_windows_mean(name):
     p = problem("alif, all trained", "leaky", T=5)
     activity = ej.losses.firing_rate(0.1, strength=20.0)
@@ -388,9 +389,9 @@ STATE = {
     "name, cell, chunks",
     [
         ("bptt", "alif, all trained", (None,)),
-        ("rtrl", "alif, all trained", (1, 3)),
+        pytest.param("rtrl", "alif, all trained", (1, 3), marks=pytest.mark.slow),
         ("order 2", "alif, all trained", (1, 3)),
-        ("e-prop", "alif, all trained", (1, 3)),
+        pytest.param("e-prop", "alif, all trained", (1, 3), marks=pytest.mark.slow),
         ("e-prop", "lif", (None, 1, 3)),
     ],
 )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 import reference as ref
 from cases import problem
+from pace import quick
 
 import eprop_jax as ej
 
@@ -52,19 +53,19 @@ def check(cell, readout, name, chunk):
     ref.assert_same(grads, expected(cell, readout, order, kind != "symmetric"))
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, T])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("chunk", quick([1, 3, 7, T], 1, 7))
+@pytest.mark.parametrize("name", quick(RULES, "e-prop", "random order 3", "rtrl"))
 def test_every_chunk_gives_the_gradient_of_the_definition(name, chunk):
     check("alif, all trained", "custom", name, chunk)
 
 
-@pytest.mark.parametrize("name", ["e-prop", "order 2", "rtrl"])
+@pytest.mark.parametrize("name", quick(["e-prop", "order 2", "rtrl"], "e-prop", "order 2"))
 @pytest.mark.parametrize(
     "cell, readout",
     [
-        ("gru", "linear"),
+        pytest.param("gru", "linear", marks=pytest.mark.slow),
         ("lif, refractory", "leaky, tau trained"),
-        ("linear_recurrence, λ trained", "leaky"),
+        pytest.param("linear_recurrence, λ trained", "leaky", marks=pytest.mark.slow),
         ("rnn", "leaky"),
     ],
 )
@@ -72,7 +73,7 @@ def test_every_chunk_for_other_cells_and_readouts(cell, readout, name):
     check(cell, readout, name, 4)
 
 
-@pytest.mark.parametrize("name", ["random e-prop", "order 2", "rtrl"])
+@pytest.mark.parametrize("name", quick(["random e-prop", "order 2", "rtrl"], "random e-prop"))
 def test_uneven_step_calls_add_up(name):
     p, B = world("lstm", "leaky")
     make, order = RULES[name]

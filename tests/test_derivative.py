@@ -201,7 +201,11 @@ def inputs_loss(p, xs, explicit):
     return total
 
 
-@pytest.mark.parametrize("p, chunk", [(P, None), (P, 7), (GRU, 1)], ids=["alif", "alif-7", "gru-1"])
+@pytest.mark.parametrize(
+    "p, chunk",
+    [(P, None), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((P, 7), (GRU, 1)))],
+    ids=["alif", "alif-7", "gru-1"],
+)
 def test_grad_to_inputs_is_autodiff_with_the_explicit_recurrence_stopped(p, chunk):
     exact, stopped = (inputs_by_autodiff(p, e) for e in (True, False))
     assert np.abs(exact - stopped).max() > 1e-3

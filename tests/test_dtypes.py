@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pace import quick
 
 import eprop_jax as ej
 
@@ -32,7 +33,7 @@ def of_32_bits(cell, n_in=2, n_out=2):
     return net, params, draw(n_in), draw(n_out)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 4])
+@pytest.mark.parametrize("chunk", quick([None, 1, 4], 4))
 @pytest.mark.parametrize("name", RULES)
 def test_losses_of_64_bits_beside_parameters_of_32(name, chunk):
     """float64 is on in the suite: NumPy's numbers and arrays are that wide."""

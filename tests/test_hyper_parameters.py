@@ -66,9 +66,9 @@ OWN = own, ((0.5, 0.9), (0.7, 1.5), (2.0, 9.0), (0.1, 0.4))
 @pytest.mark.parametrize(
     "network, rule, chunk, dtype",
     [
-        (ALIF, "e-prop", None, "float64"),
+        pytest.param(ALIF, "e-prop", None, "float64", marks=pytest.mark.slow),
         (ALIF, "e-prop", 3, "float64"),
-        (ALIF, "order 2", 3, "float64"),
+        pytest.param(ALIF, "order 2", 3, "float64", marks=pytest.mark.slow),
         (ALIF, "e-prop", None, "float32"),
         (OWN, "e-prop", 3, "float32"),
     ],

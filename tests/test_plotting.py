@@ -238,7 +238,9 @@ RULES = {
 @pytest.mark.parametrize(
     "cell, readout, rules, options",
     [
-        ("alif", "leaky", ("RTRL", "e-prop", "order 2", "random"), {}),
+        pytest.param(
+            "alif", "leaky", ("RTRL", "e-prop", "order 2", "random"), {}, marks=pytest.mark.slow
+        ),
         ("alif, all trained", "leaky", ("order 2",), {}),
         ("rnn", "linear", ("order 2, random",), DIRECT),
         ("lstm", "custom", ("BPTT",), {}),

@@ -104,6 +104,7 @@ def test_two_processes_end_with_the_same_parameters_as_one_device(resumed, check
         assert np.abs(resumed[0][name] - alone[name]).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_8_devices_train_to_the_parameters_of_one(checks):
     """20 updates, examples over two and units over four."""
     assert checks()["trained"] < 1e-6

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from pace import quick
 
 import eprop_jax as ej
 from eprop_jax import training
@@ -45,7 +46,7 @@ def distance(a, b):
     )
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", quick(RULES, "BPTT", "order 2"))
 def test_train_is_the_loop_one_would_write(name):
     rule, key = RULES[name], jax.random.key(5)
     params = NET.init(jax.random.key(0))
@@ -74,6 +75,7 @@ def test_batches_are_gone_through_in_turn():
     assert distance(state.params, one.params) < 1e-12
 
 
+@pytest.mark.slow
 def test_seeds_and_learning_rates_in_one_call_are_the_single_runs():
     rule = RULES["e-prop"]
 
@@ -130,7 +132,7 @@ def trees(params):
     }
 
 
-@pytest.mark.parametrize("name", ["labels", "masks"])
+@pytest.mark.parametrize("name", quick(["labels", "masks"], "masks"))
 def test_label_and_mask_trees_serve_a_loop_of_ones_own_and_train_alike(name):
     """In both the optimiser sees random B, and cannot move it; adaptive B moves."""
     B, key = ej.feedback.init(jax.random.key(3), NET), jax.random.key(5)
