@@ -39,9 +39,7 @@ except RuntimeError as error:
 IMPORT = """
 import json, logging, os, sys, time, warnings
 import numpy as np
-started = time.process_time()
 import jax, jax.numpy
-of_jax = time.process_time() - started
 from jax._src import xla_bridge
 
 def settings():
@@ -58,7 +56,7 @@ before, started = settings(), time.process_time()
 import eprop_jax
 seconds, after = time.process_time() - started, settings()
 print(json.dumps({
-    "seconds": seconds / of_jax,
+    "seconds": seconds,
     "changed": [name for name in before if repr(before[name]) != repr(after[name])],
     "backend": xla_bridge.backends_are_initialized(),
     "heavy": sorted({"matplotlib", "orbax", "tqdm", "scipy.stats"} & sys.modules.keys()),
@@ -74,7 +72,7 @@ def run(python, *command, cwd, **environment):
         text=True,
         cwd=cwd,
         env={**inherited, **environment},
-        timeout=6000,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -141,13 +139,12 @@ def test_the_wheel_runs_the_quickstart_without_a_network(installed, tmp_path):
 
 
 def test_importing_is_quick_and_changes_nothing(installed, tmp_path):
-    """CPU time beyond `import jax`, in units of that: neither a busy nor a slow machine counts. (0.3 s
-    on a machine that imports jax in 0.6 s.)"""
+    """In seconds of CPU beyond `import jax`, so that a busy machine does not count."""
     (tmp_path / "measure.py").write_text(NO_NETWORK + IMPORT)
     found = [json.loads(run(installed, "measure.py", cwd=tmp_path)) for _ in range(3)]
     seconds = statistics.median(x["seconds"] for x in found)
-    print(f"\nimport eprop_jax: {seconds:.2f} of the CPU time of import jax, beyond it")
-    assert seconds < 0.5
+    print(f"\nimport eprop_jax: {seconds:.2f} s of CPU beyond import jax")
+    assert seconds < 0.3
     assert found[0]["changed"] == []
     assert not found[0]["backend"], "importing made an array"
     assert found[0]["heavy"] == []

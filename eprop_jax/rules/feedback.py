@@ -11,13 +11,16 @@ own is exact.
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from eprop_jax import checks
 from eprop_jax.network.types import Array, LearningRule, Network, PyTree, each_layer
+
+if TYPE_CHECKING:  # importing it takes as long as all of this library
+    import optax
 
 __all__ = ["fixed", "init"]
 
@@ -83,6 +86,8 @@ def fixed(
     >>> bool(jnp.any(updates["readout"]["w_out"])), bool(jnp.any(updates["feedback"]))
     (True, False)
     """
+    import optax
+
     checks.optimizer("optimizer", optimizer)
     checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
     whole = _with_extra_args(optimizer)
@@ -102,6 +107,8 @@ def fixed(
 def _with_extra_args(optimizer) -> optax.GradientTransformationExtraArgs:
     """One that takes extra arguments without saying so by its type, as `optax.MultiSteps`, gets
     them too."""
+    import optax
+
     kinds = {p.kind for p in inspect.signature(optimizer.update).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from eprop_jax import checks
 from eprop_jax.engine import derivative
@@ -22,6 +21,9 @@ from eprop_jax.network.types import Array, Carry, LearningRule, PyTree, StepOutp
 from eprop_jax.network.units import compute_dtype, wide
 from eprop_jax.rules import feedback
 from eprop_jax.run.sequence import scan_parts
+
+if TYPE_CHECKING:  # importing it takes as long as all of this library
+    import optax
 
 
 class OnlineState(NamedTuple):
@@ -71,6 +73,8 @@ def online(
     >>> out.outputs.shape
     (6, 4, 2)
     """
+    import optax
+
     checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
     checks.optimizer("optimizer", optimizer)
     every = checks.size("every", every)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from eprop_jax import checks
 from eprop_jax.network.types import Array, LearningRule, PyTree
@@ -18,6 +17,9 @@ from eprop_jax.network.units import wide
 from eprop_jax.rules import feedback
 from eprop_jax.run.finite import check_finite
 from eprop_jax.run.sequence import plain_value_and_grad, value_and_grad
+
+if TYPE_CHECKING:  # importing it takes as long as all of this library
+    import optax
 
 Metric = Callable[[Array, PyTree], Array]
 """(outputs [T, *batch, n_out], ys) -> []"""
@@ -85,6 +87,8 @@ def trainer(
     >>> int(state.step), log["loss"].shape
     (5, (5,))
     """
+    import optax
+
     checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
     checks.optimizer("optimizer", optimizer)
     optimizer = feedback.fixed(optimizer, rule)
