@@ -13,12 +13,12 @@ from eprop_jax.checks.given import (
     explained,
     inputs,
     integers,
+    of_steps,
     parameters,
     placed,
     same,
     sequence,
     state,
-    steps_that_count,
 )
 from eprop_jax.checks.values import (
     array,
@@ -73,6 +73,7 @@ __all__ = [
     "names",
     "nonnegative",
     "number",
+    "of_steps",
     "one_layer",
     "one_of",
     "optimizer",
@@ -87,7 +88,6 @@ __all__ = [
     "size",
     "state",
     "steps",
-    "steps_that_count",
     "usual_wiring",
     "wiring",
 ]

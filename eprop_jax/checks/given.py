@@ -153,8 +153,8 @@ BATCH_FIRST = (
 )
 
 
-def inputs(xs, n_in: int, mask=None) -> tuple[int, ...]:
-    """xs [T, *batch, n_in] and mask [T, *batch] -> batch shape."""
+def inputs(xs, n_in: int, steps=()) -> tuple[int, ...]:
+    """xs [T, *batch, n_in], mask and resets [T, *batch] -> batch shape."""
     if not hasattr(xs, "shape") or not hasattr(xs, "dtype"):
         raise TypeError(f"xs: got {type(xs).__name__}, wanted an array [T, *batch, {n_in}]")
     if xs.ndim < 2 or xs.shape[-1] != n_in:
@@ -174,14 +174,16 @@ def inputs(xs, n_in: int, mask=None) -> tuple[int, ...]:
         raise TypeError(f"xs: got dtype {dtype}, wanted real numbers")
     placed("xs", xs)
     lead = xs.shape[:-1]
-    if mask is not None:
-        steps_that_count(mask, lead)
+    for name, value in zip(("mask", "resets"), steps):
+        if value is not None:
+            of_steps(name, value, lead)
     return tuple(lead[1:])
 
 
-def sequence(xs, ys, n_in: int, mask=None) -> tuple[int, ...]:
-    """xs [T, *batch, n_in], every leaf of ys [T, *batch, ...] and mask [T, *batch] -> batch shape."""
-    inputs(xs, n_in, mask)
+def sequence(xs, ys, n_in: int, steps=()) -> tuple[int, ...]:
+    """xs [T, *batch, n_in], every leaf of ys [T, *batch, ...], mask and resets [T, *batch] -> batch
+    shape."""
+    inputs(xs, n_in, steps)
     placed("ys", ys)
     lead = xs.shape[:-1]
     leaves = by_path(ys)
@@ -202,17 +204,18 @@ def sequence(xs, ys, n_in: int, mask=None) -> tuple[int, ...]:
     return tuple(lead[1:])
 
 
-def steps_that_count(mask, lead: tuple[int, ...]) -> None:
-    if not hasattr(mask, "shape") or not hasattr(mask, "dtype"):
-        raise TypeError(f"mask: got {type(mask).__name__}, wanted an array, bool {list(lead)}")
-    if mask.dtype != bool:
+def of_steps(name: str, value, lead: tuple[int, ...]) -> None:
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise TypeError(f"{name}: got {type(value).__name__}, wanted an array, bool {list(lead)}")
+    if value.dtype != bool:
+        weight = "; a step's weight belongs to the loss, see ej.losses.masked"
         raise TypeError(
-            f"mask: got dtype {mask.dtype}, wanted bool (mask != 0, say; a step's weight belongs "
-            "to the loss, see ej.losses.masked)"
+            f"{name}: got dtype {value.dtype}, wanted bool ({name} != 0, say"
+            f"{weight if name == 'mask' else ''})"
         )
-    if tuple(mask.shape) != tuple(lead):
+    if tuple(value.shape) != tuple(lead):
         raise ValueError(
-            f"mask: got shape {list(mask.shape)}, wanted {list(lead)}: time and batch as in xs"
+            f"{name}: got shape {list(value.shape)}, wanted {list(lead)}: time and batch as in xs"
         )
 
 

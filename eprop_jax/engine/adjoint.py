@@ -26,16 +26,8 @@ import numpy as np
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
 from eprop_jax.network import unitwise
+from eprop_jax.network.stacks import Path
 from eprop_jax.network.types import Array, Cell, Maybe, PyTree
-
-
-class Path(NamedTuple):
-    """A layer's own trajectory over the chunk."""
-
-    c_tm1: PyTree
-    """[K, B, n] a component"""
-    c_K: PyTree
-    a: PyTree
 
 
 class Seed(NamedTuple):
@@ -108,16 +100,17 @@ def sweep(
         return _fill(carried, carry), emitted
 
     def step(carry, at):
-        (c_t, carry), (c_tm1, a_t, entries) = carry, at
+        (c_next, carry), (c_tm1, a_t, entries, resets_t, c_t) = carry, at
+        c_t = c_next if c_t is None else c_t
         carry, emitted = through(blocks(c_tm1, a_t, c_t), carry, entries)
-        return (c_tm1, carry), emitted
+        return (c_tm1, cut(cell, params, c_tm1, resets_t, carry)), emitted
 
-    xs = (path.c_tm1, path.a, [seed.entry for seed in seeds])
+    xs = (path.c_tm1, path.a, [seed.entry for seed in seeds], path.resets, path.c_t)
     d = len(unitwise.floats(path.c_K))
     start = [
         (seed.dc_K or (None,) * d, None, dict.fromkeys(params.get("theta", {}))) for seed in seeds
     ]
-    c_1, a_1, entries = jax.tree.map(lambda x: x[0], xs)
+    c_1, a_1, entries, *_ = jax.tree.map(lambda x: x[0], xs)
     start = _settled(through, jax.eval_shape(blocks, c_1, a_1, path.c_K), start, entries)
     (c_0, carried), emitted = jax.lax.scan(step, (path.c_K, start), xs, reverse=True)
     psi_0, Xi_0 = jac.output_blocks(cell, params, c_0)
@@ -131,11 +124,34 @@ def sweep(
     return [swept(*each) for each in zip(seeds, carried, emitted)]
 
 
+def cut(
+    cell: Cell, params: dict, c_tm1: PyTree, resets_t: Array | None, carry: list[tuple]
+) -> list[tuple]:
+    """What goes on to step t − 1, of each seed (∂̃c, ∂̃h, dθ): of examples that start afresh at t,
+    nothing. But their h^0 may depend on θ by itself."""
+    if resets_t is None:
+        return carry
+    _, Xi_0 = jac.output_blocks(cell, params, c_tm1)
+    keep = lambda x, on: None if x is None else jnp.where(_over(resets_t[:, None], x) == on, x, 0)
+
+    def of_seed(dc, dh, dtheta):
+        fresh = keep(dh, True)
+        dtheta = {k: tr.total(x, _times(Xi_0[k], fresh)) for k, x in dtheta.items()}
+        return tuple(keep(x, False) for x in dc), keep(dh, False), dtheta
+
+    return [of_seed(*each) for each in carry]
+
+
+def _over(block: Array, x: Array) -> Array:
+    """[B, n] -> [1, …, B, n], as many axes as x has."""
+    return jnp.expand_dims(block, range(x.ndim - block.ndim))
+
+
 def _times(block: Maybe, x: Maybe) -> Maybe:
     """A block [B, n] times a co-state [*lead, B, n]."""
     if block is None or x is None:
         return None
-    return jnp.expand_dims(block, range(x.ndim - block.ndim)) * x
+    return _over(block, x) * x
 
 
 def _fill(tree: PyTree, like: PyTree) -> PyTree:

@@ -32,6 +32,8 @@ def gradient(recursion: Callable | None) -> Callable:
 
     def of_chunk(spec: RuleSpec, params: dict, carry: Carry, data: objective.Data, keep: bool):
         chunk = objective.meet(spec, params, carry.state, data)
+        if recursion is not None and keep:
+            carry = begun(carry, data.resets)
         if recursion is None or not keep:
             da, grads, grads_out = without_traces(spec, params, chunk)
         elif data.xs.shape[0] == 1:
@@ -57,6 +59,15 @@ def gradient(recursion: Callable | None) -> Callable:
     return of_chunk
 
 
+def begun(carry: Carry, resets: Array | None) -> Carry:
+    """The traces as the first step finds them: of examples that start afresh there, none."""
+    if resets is None:
+        return carry
+    gone = lambda x: resets[0].reshape(-1, *(1,) * (x.ndim - 1))
+    emptied = jax.tree.map(lambda x: jnp.where(gone(x), 0, x), carry)
+    return emptied._replace(state=carry.state)
+
+
 def to_inputs(spec: RuleSpec, params: dict, da: dict, xs: Array) -> Array:
     """∂L/∂x^t = Σ_gates w_in ∂̃a^t: [K, B, n_in]."""
     w_in = unitwise.as_gates(params["cell"].get("w_in", {}))
@@ -76,9 +87,9 @@ class Layers(NamedTuple):
     def of(chunk: objective.Chunk) -> Layers:
         run = chunk.run
         return Layers(
-            Path(run.c_tm1, run.c_K, run.a),
+            Path(run.c_tm1, run.c_K, run.a, run.resets, None if run.ends is None else run.ends[0]),
             {"w_in": run.x, "w_rec": run.heard},
-            Path(before(run.y_0, run.y), run.y[-1], run.a_out),
+            Path(run.y_tm1, run.y[-1], run.a_out, run.resets, None if run.ends is None else run.y),
             run,
         )
 
@@ -100,6 +111,8 @@ class Layers(NamedTuple):
         """Σ_t h^t ∂̃a^t = Σ_t h^{t-1} ∂̃a^{t-1} + h^K ∂̃a^K: only h^{t-1} is stored, and of the two
         factors ∂̃a_out is the small one to shift."""
         da = s.da[unitwise.ONE_DRIVE]
+        if self.run.ends is not None:
+            return s, {"w_out": self.run.h}, jnp.zeros_like(da[0])
         late = s._replace(da={unitwise.ONE_DRIVE: before(jnp.zeros_like(da[0]), da)})
         return late, {"w_out": self.run.h_tm1}, da[-1]
 
@@ -386,8 +399,10 @@ def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
     unit = cell._replace(n_units=1, constants=values)
     c_tm1, a = jax.tree.map(one, (path.c_tm1, path.a))
     D, B, _ = jac.implicit_blocks(unit, p, c_tm1, a)
-    ones = jnp.ones_like(unitwise.floats(c_tm1)[r][:1])
-    later = jnp.zeros_like(ones) if D[r][r] is None else jnp.cumprod(D[r][r][::-1], 0)[::-1]
+    ones, factor = jnp.ones_like(unitwise.floats(c_tm1)[r][:1]), D[r][r]
+    if factor is not None and path.resets is not None:
+        factor = jnp.where(path.resets[..., None], 0, factor)
+    later = jnp.zeros_like(ones) if factor is None else jnp.cumprod(factor[::-1], 0)[::-1]
     after_t = jnp.concatenate([jnp.broadcast_to(later, unitwise.floats(c_tm1)[r].shape)[1:], ones])
     da = {g: None if b is None else b * after_t for g, b in B[r].items()}
     return Swept(da, tuple(later[0] if i == r else None for i in range(len(D))), {})

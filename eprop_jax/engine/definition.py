@@ -19,6 +19,7 @@ from eprop_jax.engine import traces as tr
 from eprop_jax.network import functions, unitwise
 from eprop_jax.network.forward import compute, init_state
 from eprop_jax.network.types import (
+    NO_STEPS,
     Array,
     Carry,
     LearningRule,
@@ -26,6 +27,7 @@ from eprop_jax.network.types import (
     PyTree,
     RuleSpec,
     StepOutput,
+    Steps,
     by_layer,
     feedback_like,
 )
@@ -102,27 +104,27 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
         check(params)
         like_init(params, checks.batch(batch_shape))
 
-    def check_step(params, carry, xs, ys, mask=None):
+    def check_step(params, carry, xs, ys, steps=NO_STEPS):
         check(params)
-        batch = checks.sequence(xs, ys, net.n_in, mask)
+        batch = checks.sequence(xs, ys, net.n_in, steps)
         checks.carry(carry, batch, net.readout.n_out, lambda: like_init(params, batch), xs.shape[0])
 
-    def check_whole(params, xs, ys, mask=None):
+    def check_whole(params, xs, ys, steps=NO_STEPS):
         check(params)
-        like_init(params, checks.sequence(xs, ys, net.n_in, mask))
+        like_init(params, checks.sequence(xs, ys, net.n_in, steps))
 
     def start(params, batch_shape):
         check_start(params, batch_shape)
         return begin(params, batch_shape)
 
-    def step(params, carry, xs, ys, mask=None):
-        check_step(params, carry, xs, ys, mask)
-        return advance(spec, params, carry, xs, ys, mask, True)
+    def step(params, carry, xs, ys, steps=NO_STEPS):
+        check_step(params, carry, xs, ys, steps)
+        return advance(spec, params, carry, xs, ys, steps, True)
 
-    def whole(params, xs, ys, mask=None, window=None):
-        check_whole(params, xs, ys, mask)
+    def whole(params, xs, ys, steps=NO_STEPS, window=None):
+        check_whole(params, xs, ys, steps)
         carry = Carry(init_state(net, params, xs.shape[1:-1]))
-        return advance(spec, params, carry, xs, ys, mask, False, window)[1:]
+        return advance(spec, params, carry, xs, ys, steps, False, window)[1:]
 
     started = checks.explained(jax.jit(start, static_argnums=1), check_start)
 
@@ -143,7 +145,7 @@ def advance(
     carry: Carry,
     xs: Array,
     ys: PyTree,
-    mask: Array | None,
+    steps: Steps,
     keep: bool,
     window: int | None = None,
 ) -> tuple[Carry, StepOutput, Callable[[], Array] | None]:
@@ -151,7 +153,7 @@ def advance(
     batch = xs.shape[1:-1]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), carry)
     weights = compute(spec.network, params)
-    data = objective.fold(params, xs, ys, mask)._replace(window=window)
+    data = objective.fold(params, xs, ys, steps)._replace(window=window)
     flat, out, dL_dxs = spec.gradient(spec, weights, flat, data, keep)
     carry = jax.tree.map(lambda x, like: x.reshape(like.shape), flat, carry)
     as_xs = lambda: dL_dxs().reshape(xs.shape).astype(xs.dtype)

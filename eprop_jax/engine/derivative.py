@@ -25,7 +25,7 @@ from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from eprop_jax import checks
-from eprop_jax.network.types import Array, Carry, LearningRule, PyTree, StepOutput
+from eprop_jax.network.types import Array, Carry, LearningRule, PyTree, StepOutput, Steps
 
 
 class Told(NamedTuple):
@@ -207,38 +207,38 @@ def refused(dot: Any) -> Any:
 
 
 def step_by_rule(program: Callable, check: Callable) -> Callable:
-    """`rule.step`, of a program (params, carry, xs, ys, mask) -> (carry, StepOutput, () -> ∂L/∂xs).
+    """`rule.step`, of a program (params, carry, xs, ys, steps) -> (carry, StepOutput, () -> ∂L/∂xs).
 
     `check` refuses what `program` would; it runs as the program is traced, so that a call of a form
     that was seen before costs nothing more.
     """
 
     def of(params, xs, ys, constants, carried):
-        c, mask = constants
-        carry, out, dL_dxs = program(params, with_state(carried, c), xs, ys, mask)
+        c, steps = constants
+        carry, out, dL_dxs = program(params, with_state(carried, c), xs, ys, steps)
         rest = carry, out.outputs, out.activity, out.losses
         return Told(out.loss, out.grads, rest), dL_dxs
 
     told = by_rule(of)
 
     @jax.jit
-    def compiled(params, carry, xs, ys, mask):
-        check(params, carry, xs, ys, mask)
+    def compiled(params, carry, xs, ys, steps):
+        check(params, carry, xs, ys, steps)
         carried, c = without_state(carry)
-        loss, grads, (carry, *outputs) = told(params, xs, ys, (c, mask), carried)
+        loss, grads, (carry, *outputs) = told(params, xs, ys, (c, steps), carried)
         return held(carry), StepOutput(loss, grads, *outputs)
 
     call = checks.explained(compiled, check)
 
-    def step(params, carry, xs, ys, *, mask=None):
-        return call(params, carry, xs, ys, mask)
+    def step(params, carry, xs, ys, *, mask=None, resets=None):
+        return call(params, carry, xs, ys, Steps(mask, resets))
 
     step.program = program
     return step
 
 
 def whole_by_rule(program: Callable, check: Callable) -> Callable:
-    """`rule.whole`, of a program (params, xs, ys, mask, window) -> (StepOutput, () -> ∂L/∂xs); `check`
+    """`rule.whole`, of a program (params, xs, ys, steps, window) -> (StepOutput, () -> ∂L/∂xs); `check`
     as above."""
 
     def of(params, xs, ys, constants, carried):
@@ -248,15 +248,15 @@ def whole_by_rule(program: Callable, check: Callable) -> Callable:
     told = by_rule(of)
 
     @jax.jit
-    def compiled(params, xs, ys, mask):
-        check(params, xs, ys, mask)
-        out = told(params, xs, ys, mask, ())
+    def compiled(params, xs, ys, steps):
+        check(params, xs, ys, steps)
+        out = told(params, xs, ys, steps, ())
         return StepOutput(out.loss, out.grads, *out.rest)
 
     call = checks.explained(compiled, check)
 
-    def whole(params, xs, ys, *, mask=None):
-        return call(params, xs, ys, mask)
+    def whole(params, xs, ys, *, mask=None, resets=None):
+        return call(params, xs, ys, Steps(mask, resets))
 
     whole.program = program
     return whole
@@ -284,11 +284,11 @@ def programs(rule: LearningRule) -> tuple[Callable, Callable, Callable | None]:
     """A rule's init, step and whole as plain programs; of a rule of your own, the functions that it
     has, without a gradient to inputs."""
 
-    def step(params, carry, xs, ys, mask):
-        return *rule.step(params, carry, xs, ys, **given(mask)), None
+    def step(params, carry, xs, ys, steps):
+        return *rule.step(params, carry, xs, ys, **given(steps)), None
 
-    def whole(params, xs, ys, mask, window=None):
-        return rule.whole(params, xs, ys, **given(mask)), None
+    def whole(params, xs, ys, steps, window=None):
+        return rule.whole(params, xs, ys, **given(steps)), None
 
     return (
         rule.init,
@@ -297,6 +297,6 @@ def programs(rule: LearningRule) -> tuple[Callable, Callable, Callable | None]:
     )
 
 
-def given(mask: Any) -> dict[str, Any]:
-    """The mask as an argument, for a rule of your own that may not take one."""
-    return {} if mask is None else {"mask": mask}
+def given(steps: Steps) -> dict[str, Any]:
+    """As arguments, for a rule of your own that may not take them."""
+    return {name: x for name, x in steps._asdict().items() if x is not None}

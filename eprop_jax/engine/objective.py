@@ -16,12 +16,14 @@ import jax.numpy as jnp
 from eprop_jax.engine import signals
 from eprop_jax.network import forward, functions, unitwise
 from eprop_jax.network.types import (
+    NO_STEPS,
     Array,
     Network,
     PyTree,
     RuleSpec,
     State,
     StepOutput,
+    Steps,
     Wires,
     each_layer,
 )
@@ -67,18 +69,20 @@ class Data(NamedTuple):
     """[K, B, ...]"""
     mask: Array | None
     """[K, B] bool: the steps that count; None: all"""
+    resets: Array | None = None
+    """[K, B] bool: examples that start afresh before a step; None: none does"""
     window: int | None = None
     """the steps over which the activity loss takes its mean; None: the chunk"""
 
 
-def fold(params: dict, xs: Array, ys: PyTree, mask: Array | None = None) -> Data:
+def fold(params: dict, xs: Array, ys: PyTree, steps: Steps = NO_STEPS) -> Data:
     """[K, *batch, ...] -> [K, B, ...]."""
     n_batch, k = xs.ndim - 2, xs.shape[0]
     b = math.prod(xs.shape[1:-1])
     return Data(
         xs.reshape(k, b, xs.shape[-1]).astype(compute_dtype(params)),
         jax.tree.map(lambda y: jnp.reshape(y, (k, b, *jnp.shape(y)[1 + n_batch :])), ys),
-        None if mask is None else mask.reshape(k, b),
+        *(None if x is None else x.reshape(k, b) for x in steps),
     )
 
 
@@ -140,7 +144,7 @@ def state_losses(loss: Any, wires: Wires, c: PyTree) -> tuple[Array, tuple[Array
 
 def meet(spec: RuleSpec, params: dict, state: State, data: Data) -> Chunk:
     """Run the chunk, and differentiate the loss where it touches the network."""
-    run = forward.run(spec.network, params, state, data.xs)
+    run = forward.run(spec.network, params, state, data.xs, data.resets)
     B, wires = run.y.shape[1], spec.network.cell.wires
     losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, data.ys)
     activity, dL_dh = activity_losses(spec.activity_loss, wires, run.h, data)

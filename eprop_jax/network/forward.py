@@ -10,7 +10,16 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import Array, Cell, Network, PyTree, State, each_layer, feedback_like
+from eprop_jax.network.types import (
+    Array,
+    Cell,
+    Network,
+    PyTree,
+    State,
+    Steps,
+    each_layer,
+    feedback_like,
+)
 from eprop_jax.network.units import compute_dtype
 
 
@@ -38,16 +47,22 @@ class Trajectory(NamedTuple):
     """[K, B, n_out]"""
     a_out: Array
     """the read-out's drives, [K, B, n_out]"""
+    y_tm1: Array
+    """[K, B, n_out]"""
+    resets: Array | None = None
+    """[K, B]: examples that start afresh before a step"""
+    ends: tuple[PyTree, Array] | None = None
+    """where there are resets, c^t and h^t: then they are not what the next step finds"""
 
     @property
     def h(self) -> Array:
         """h^t, [K, B, n]"""
-        return after(self.h_tm1, self.h_K)
+        return after(self.h_tm1, self.h_K) if self.ends is None else self.ends[1]
 
     @property
     def c(self) -> PyTree:
         """c^t, [K, B, n] a component"""
-        return jax.tree.map(after, self.c_tm1, self.c_K)
+        return jax.tree.map(after, self.c_tm1, self.c_K) if self.ends is None else self.ends[0]
 
     @property
     def h_0(self) -> Array:
@@ -68,37 +83,74 @@ def after(x_tm1: Array, x_K: Array) -> Array:
     return jnp.concatenate([x_tm1[1:], x_K[None]])
 
 
-def run(net: Network, params: dict, state: State, xs: Array) -> Trajectory:
-    """K steps from `state`.
+def afresh(resets_t: Array | None, fresh: PyTree, x: PyTree) -> PyTree:
+    """x [B, n], or of examples that start afresh the initial values."""
+    if resets_t is None:
+        return x
+    return jax.tree.map(lambda new, old: jnp.where(resets_t[:, None], new, old), fresh, x)
+
+
+def initial(cell: Cell, p: dict, batch: int) -> tuple[PyTree, Array]:
+    """c^0 and h^0 of examples that start afresh: [B, n]."""
+    c = cell.initial_state(p, (batch,))
+    return c, unitwise.output(cell, p, c)
+
+
+def run(
+    net: Network, params: dict, state: State, xs: Array, resets: Array | None = None
+) -> Trajectory:
+    """K steps from `state`; before some, some examples start afresh.
 
     a^t = W_in x^t + W_rec h^{t-1} + b;  c^t = dynamics(c^{t-1}, a^t);  h^t = output(c^t);
     y^t = read-out(y^{t-1}, W_out h^t + b_out).
     """
-    cell, readout = net.cell, unitwise.as_cell(net.readout)
+    cell = net.cell
     p_cell, p_out = params["cell"], params["readout"]
     recur = recurrent_drive(p_cell)
 
-    def step(carry, x_t):
-        c_tm1, h_tm1 = carry
+    fresh = None if resets is None else initial(cell, p_cell, xs.shape[1])
+
+    def step(carry, at):
+        x_t, resets_t = at
+        c_tm1, h_tm1 = afresh(resets_t, fresh, carry)
         heard = cell.wires.gather(h_tm1)
         a_t = unitwise.of_gates(add_drives(input_drive(cell, p_cell, x_t), recur(heard)))
         c_t = unitwise.dynamics(cell, p_cell, c_tm1, a_t)
         h_t = unitwise.output(cell, p_cell, c_t)
-        return (c_t, h_t), (c_tm1, a_t, heard)
+        ends = None if resets is None else (c_t, h_t)
+        return (c_t, h_t), (c_tm1, a_t, heard, ends)
 
     start = (state.c, unitwise.output(cell, p_cell, state.c))
-    (c_K, h_K), (c_tm1, a, heard) = jax.lax.scan(step, start, xs)
+    (c_K, h_K), (c_tm1, a, heard, ends) = jax.lax.scan(step, start, (xs, resets))
     h_tm1 = cell.wires.own(heard)
     # The product first, the shift after it: W_out h is small, h is not.
-    a_out = cell.wires.total(after(h_tm1 @ p_out["w_out"], h_K @ p_out["w_out"]))
+    if ends is None:
+        a_out = cell.wires.total(after(h_tm1 @ p_out["w_out"], h_K @ p_out["w_out"]))
+    else:
+        a_out = cell.wires.total(ends[1] @ p_out["w_out"])
     a_out = a_out + along(p_out["bias"], a_out) if "bias" in p_out else a_out
 
-    def read(y_tm1, a_t):
-        y_t = unitwise.dynamics(readout, p_out, y_tm1, a_t)
+    y, y_tm1 = read(net, p_out, state.y, a_out, resets)
+    return Trajectory(xs, c_tm1, c_K, a, h_tm1, heard, h_K, y_tm1[0], y, a_out, y_tm1, resets, ends)
+
+
+def read(
+    net: Network, p_out: dict, y_0: Array, a_out: Array, resets: Array | None
+) -> tuple[Array, Array]:
+    """The read-out over a chunk: (y^t, y^{t-1} as each step finds it), [K, B, n_out]."""
+    readout = unitwise.as_cell(net.readout)
+    fresh = None if resets is None else net.readout.initial_state(p_out, a_out.shape[1:2])
+
+    def step(y_tm1, at):
+        a_t, resets_t = at
+        y_t = unitwise.dynamics(readout, p_out, afresh(resets_t, fresh, y_tm1), a_t)
         return y_t, y_t
 
-    _, y = jax.lax.scan(read, state.y, a_out)
-    return Trajectory(xs, c_tm1, c_K, a, h_tm1, heard, h_K, state.y, y, a_out)
+    _, y = jax.lax.scan(step, y_0, (a_out, resets))
+    y_tm1 = before(y_0, y)
+    if resets is not None:
+        y_tm1 = jnp.where(resets[..., None], fresh, y_tm1)
+    return y, y_tm1
 
 
 def init_state(net: Network, params: dict, batch_shape: tuple[int, ...]) -> State:
@@ -132,26 +184,28 @@ class Run(NamedTuple):
     """after the last step"""
 
 
-def check_apply(net: Network, params: dict, xs: Array, state: Any, mask: Any) -> None:
+def check_apply(net: Network, params: dict, xs: Array, state: Any, steps: Any) -> None:
     expected = jax.eval_shape(net.init, jax.random.key(0))
     checks.parameters(params, expected, feedback_like(net), False, "net.apply")
-    batch = checks.inputs(xs, net.n_in, mask)
+    batch = checks.inputs(xs, net.n_in, steps)
     if state is not None:
         like = jax.eval_shape(lambda p: init_state(net, p, batch), params)
         checks.same("state", state, like, "an ej.State for this batch, as a carry's or net.apply's")
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def apply(net: Network, params: dict, xs: Array, state: State | None, mask: Array | None) -> Run:
+def apply(net: Network, params: dict, xs: Array, state: State | None, steps: Steps) -> Run:
     """The network alone, for a batch of any shape."""
     from eprop_jax.network import stacks  # which is written with this module
 
-    check_apply(net, params, xs, state, mask)
+    check_apply(net, params, xs, state, steps)
     batch, dtype = xs.shape[1:-1], compute_dtype(params)
     state = init_state(net, params, batch) if state is None else state
     flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), state)
     xs = xs.reshape(xs.shape[0], -1, xs.shape[-1]).astype(dtype)
-    path = (stacks.run if net.stacked else run)(net, compute(net, params), flat, xs)
+    mask, resets = steps
+    fresh = None if resets is None else resets.reshape(xs.shape[:2])
+    path = (stacks.run if net.stacked else run)(net, compute(net, params), flat, xs, fresh)
     after_K = jax.tree.map(
         lambda x, like: x.reshape(like.shape), State(path.c_K, path.y[-1]), state
     )

@@ -27,11 +27,15 @@ class Path(NamedTuple):
     """[K, B, n] a component"""
     c_K: PyTree
     a: PyTree
+    resets: Array | None = None
+    """[K, B]: examples that start afresh before a step"""
+    c_t: PyTree = None
+    """where there are resets, c^t, which then is not what the next step finds"""
 
     @property
     def c(self) -> PyTree:
         """c^t, [K, B, n] a component"""
-        return jax.tree.map(forward.after, self.c_tm1, self.c_K)
+        return jax.tree.map(forward.after, self.c_tm1, self.c_K) if self.c_t is None else self.c_t
 
 
 class Ran(NamedTuple):
@@ -62,44 +66,49 @@ class Run(NamedTuple):
         return [self.xs if k == "x" else self.ran[k].h for k in names]
 
 
-def run(net: Network, params: dict, state: State, xs: Array) -> Run:
-    """K steps from `state`: xs [K, B, n_in], in the compute dtype."""
+def run(net: Network, params: dict, state: State, xs: Array, resets: Array | None = None) -> Run:
+    """K steps from `state`: xs [K, B, n_in], in the compute dtype; before some steps, some examples
+    start afresh: resets [K, B]."""
     ran: list[Ran] = []
     cells = by_layer(net, params["cell"])
     for cell, p, names, c_0 in zip(net.cells, cells, net.inputs, by_layer(net, state.c)):
         heard = [xs if k == "x" else ran[k].h for k in names]
-        ran.append(run_layer(cell, p, c_0, drives(cell, p, heard)))
-    readout, p_out = unitwise.as_cell(net.readout), params["readout"]
+        ran.append(run_layer(cell, p, c_0, drives(cell, p, heard), resets))
+    p_out = params["readout"]
     read = [ran[l].h for l in net.reads]
     a_out = sum((h @ w for h, w in zip(read[1:], rows(p_out["w_out"], read)[1:])),
                 read[0] @ rows(p_out["w_out"], read)[0])  # fmt: skip
     a_out = a_out + forward.along(p_out["bias"], a_out) if "bias" in p_out else a_out
 
-    def step(y_tm1, a_t):
-        y_t = unitwise.dynamics(readout, p_out, y_tm1, a_t)
-        return y_t, y_t
-
-    _, y = jax.lax.scan(step, state.y, a_out)
-    path_out = Path(forward.before(state.y, y), y[-1], a_out)
+    y, y_tm1 = forward.read(net, p_out, state.y, a_out, resets)
+    path_out = Path(y_tm1, y[-1], a_out, resets, None if resets is None else y)
     as_given = lambda found: tuple(found) if net.stacked else found[0]
     h, c_K = as_given([r.h for r in ran]), as_given([r.path.c_K for r in ran])
     return Run(xs, tuple(ran), path_out, y, h, c_K)
 
 
-def run_layer(cell: Cell, p: dict, c_0: PyTree, drive: dict[str, Array]) -> Ran:
+def run_layer(
+    cell: Cell, p: dict, c_0: PyTree, drive: dict[str, Array], resets: Array | None
+) -> Ran:
     """`drive` {gate: [K, B, n]}: all that does not wait for h^{t-1}."""
     recur = forward.recurrent_drive(p)
 
-    def step(carry, drive_t):
-        c_tm1, h_tm1 = carry
+    batch = jax.tree.leaves(c_0)[0].shape[0]
+    fresh = None if resets is None else forward.initial(cell, p, batch)
+
+    def step(carry, at):
+        drive_t, resets_t = at
+        c_tm1, h_tm1 = forward.afresh(resets_t, fresh, carry)
         a_t = unitwise.of_gates(forward.add_drives(drive_t, recur(h_tm1)))
         c_t = unitwise.dynamics(cell, p, c_tm1, a_t)
         h_t = unitwise.output(cell, p, c_t)
-        return (c_t, h_t), (c_tm1, a_t, h_tm1)
+        ends = None if resets is None else (c_t, h_t)
+        return (c_t, h_t), (c_tm1, a_t, h_tm1, ends)
 
     start = (c_0, unitwise.output(cell, p, c_0))
-    (c_K, h_K), (c_tm1, a, h_tm1) = jax.lax.scan(step, start, drive)
-    return Ran(Path(c_tm1, c_K, a), h_tm1, forward.after(h_tm1, h_K))
+    (c_K, h_K), (c_tm1, a, h_tm1, ends) = jax.lax.scan(step, start, (drive, resets))
+    c_t, h = (None, forward.after(h_tm1, h_K)) if ends is None else ends
+    return Ran(Path(c_tm1, c_K, a, resets, c_t), h_tm1, h)
 
 
 def drives(cell: Cell, p: dict, heard: list[Array]) -> dict[str, Array]:

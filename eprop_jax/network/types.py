@@ -200,7 +200,9 @@ class Network:
         cell = each_layer(self, lambda cell, k: cell.init(k), tuple(keys) if self.stacked else keys)
         return {"cell": cell, "readout": self.readout.init(k_readout)}
 
-    def apply(self, params: dict, xs: Array, state: Any = None, mask: Any = None) -> Any:
+    def apply(
+        self, params: dict, xs: Array, state: Any = None, mask: Any = None, resets: Any = None
+    ) -> Any:
         """The network without targets: forward, and no more.
 
         Args:
@@ -210,6 +212,7 @@ class Network:
             initial state.
           mask: [T, *batch] bool, the steps that count; at others outputs and activity are 0. The
             network runs through them all the same.
+          resets: [T, *batch] bool, examples that start from the initial state before a step.
 
         Returns:
           A NamedTuple: outputs y [T, *batch, n_out], activity h [T, *batch, n] (of a stack a tuple,
@@ -229,7 +232,7 @@ class Network:
         call = checks.explained(
             functools.partial(forward.apply, self), functools.partial(forward.check_apply, self)
         )
-        return call(params, xs, state, mask)
+        return call(params, xs, state, Steps(mask, resets))
 
 
 def by_layer(net: Network, tree: PyTree) -> tuple:
@@ -279,6 +282,18 @@ class Carry(NamedTuple):
     gamma: PyTree = ()
 
 
+class Steps(NamedTuple):
+    """What is said of each step and example, [K, *batch] bool; None: nothing."""
+
+    mask: Maybe = None
+    """does it count, for the loss and for every regulariser?"""
+    resets: Maybe = None
+    """does the example start afresh before it, state and traces?"""
+
+
+NO_STEPS = Steps()
+
+
 class StepOutput(NamedTuple):
     """What one step call returns beside the carry, for a chunk of K steps."""
 
@@ -324,11 +339,12 @@ class RuleSpec(NamedTuple):
 class LearningRule(NamedTuple):
     """A pair of pure functions, and the whole-sequence form of the same gradient.
 
-    `init(params, batch_shape) -> carry`; `step(params, carry, xs, ys, *, mask=None) -> (carry,
-    StepOutput)` for xs [K, *batch, n_in] and ys any pytree of [K, *batch, ...]: K is the shape of
-    what is passed. `mask` [K, *batch] bool: the steps that count, for the loss and for every
-    regulariser; the network runs through the others all the same. `whole(params, xs, ys, *,
-    mask=None) -> StepOutput` starts from the initial state and keeps no trace; where it is None,
+    `init(params, batch_shape) -> carry`; `step(params, carry, xs, ys, *, mask=None, resets=None) ->
+    (carry, StepOutput)` for xs [K, *batch, n_in] and ys any pytree of [K, *batch, ...]: K is the
+    shape of what is passed. `mask` [K, *batch] bool: the steps that count, for the loss and for every
+    regulariser; the network runs through the others all the same. `resets` [K, *batch] bool: the
+    examples that start afresh before a step, state and traces. `whole(params, xs, ys, *, mask=None,
+    resets=None) -> StepOutput` starts from the initial state and keeps no trace; where it is None,
     `value_and_grad` uses `init` and `step`.
 
     The loss in a StepOutput differentiates by the rule, to params and to xs (`jax.grad`, `jax.jvp`),

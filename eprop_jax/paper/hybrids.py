@@ -29,6 +29,11 @@ from eprop_jax.run.sequence import value_and_grad
 __all__ = ["first_explicit_gradient", "implicit_eligibility_gradient"]
 
 
+def without_resets(data: objective.Data) -> None:
+    if data.resets is not None:
+        raise ValueError("resets: got some, wanted None: a hybrid runs one sequence from its start")
+
+
 def implicit_eligibility_gradient(
     net: Network, loss: Callable[[Array, Any], Array]
 ) -> Callable[[PyTree, Array, PyTree], tuple[Array, PyTree]]:
@@ -58,6 +63,7 @@ def implicit_eligibility_gradient(
     checks.one_layer("net", net)
 
     def gradient(spec, params, carry, data, keep):
+        without_resets(data)
         m = meet(spec, params, carry, data)
 
         def step(traces, at):
@@ -94,6 +100,7 @@ def first_explicit_gradient(
     checks.one_layer("net", net)
 
     def gradient(spec, params, carry, data, keep):
+        without_resets(data)
         m = meet(spec, params, carry, data)
 
         def step(traces, at):

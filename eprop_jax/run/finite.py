@@ -232,9 +232,7 @@ def _derivatives(spec: RuleSpec, params: dict, xs: Array, ys: PyTree) -> dict:
     chunk = objective.meet(spec, weights, state, data)
     run, readout = chunk.run, unitwise.as_cell(net.readout)
     J = jac.blocks(net.cell, weights["cell"], run.c_tm1, run.a, run.c)
-    J_out = jac.blocks(
-        readout, weights["readout"], forward.before(run.y_0, run.y), run.a_out, run.y
-    )
+    J_out = jac.blocks(readout, weights["readout"], run.y_tm1, run.a_out, run.y)
     found = {
         **_named(J, _components(run.c), "unit", output="h"),
         **_named(J_out, ["y"], "read-out"),

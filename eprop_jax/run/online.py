@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.engine import derivative
-from eprop_jax.network.types import Array, Carry, LearningRule, PyTree, StepOutput
+from eprop_jax.network.types import NO_STEPS, Array, Carry, LearningRule, PyTree, StepOutput, Steps
 from eprop_jax.network.units import compute_dtype, wide
 from eprop_jax.rules import feedback
 from eprop_jax.run.sequence import scan_parts
@@ -35,8 +35,8 @@ class OnlineState(NamedTuple):
 
 
 class OnlineLearner(NamedTuple):
-    """`init(params, batch_shape) -> OnlineState`; `step(state, xs, ys, *, mask=None) -> (state,
-    StepOutput)`."""
+    """`init(params, batch_shape) -> OnlineState`; `step(state, xs, ys, *, mask=None, resets=None) ->
+    (state, StepOutput)`."""
 
     init: Callable[..., OnlineState]
     step: Callable[..., tuple[OnlineState, StepOutput]]
@@ -56,10 +56,11 @@ def online(
         is a shorter part of its own.
 
     Returns:
-      An `OnlineLearner`. Its `step` takes xs [K, *batch, n_in], ys [K, *batch, ...] and mask
-      [K, *batch], the steps that count. The StepOutput's loss is the sum over the K steps, its
-      grads the sum of what was applied, both formed in float32 at least. The loss differentiates
-      by the rule: to params by those grads, to xs within each part.
+      An `OnlineLearner`. Its `step` takes xs [K, *batch, n_in], ys [K, *batch, ...], mask
+      [K, *batch], the steps that count, and resets, the examples that start afresh before a step. The
+      StepOutput's loss is the sum over the K steps, its grads the sum of what was applied, both
+      formed in float32 at least. The loss differentiates by the rule: to params by those grads, to
+      xs within each part.
 
     Raises:
       TypeError, ValueError: for every < 1, or what is no rule or no optimiser; when called, for
@@ -88,7 +89,7 @@ def online(
 
     def program(params, xs, ys, constants, carried):
         """All parts: what is summed over them, and () -> ∂L/∂xs, each part's own."""
-        opt_state, c, mask = constants
+        opt_state, c, steps = constants
         begin = OnlineState(params, opt_state, derivative.with_state(carried, c))
         # Parts add up in the compute dtype, also where the parameters are narrower.
         as_params = lambda tree: jax.tree.map(lambda x, p: x.astype(p.dtype), tree, params)
@@ -97,8 +98,8 @@ def online(
             (params, opt_state, before), loss, summed = total
             carry, out, dL_dxs = of_rule(jax.tree.map(wide, params), before, *part)
             grads, summed = as_params(out.grads), jax.tree.map(jnp.add, summed, out.grads)
-            xs, ys, mask = part
-            value_fn = lambda p: rule.step(p, before, xs, ys, **derivative.given(mask))[1].loss
+            xs, ys, steps = part
+            value_fn = lambda p: rule.step(p, before, xs, ys, **derivative.given(steps))[1].loss
             changes, opt_state = optimizer.update(
                 grads, opt_state, params, value=out.loss, grad=grads, value_fn=value_fn
             )
@@ -109,30 +110,30 @@ def online(
         zero = jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
         total = (begin, jnp.zeros((), compute_dtype(params)), zero)
         over = lambda by_xs: scan_parts(
-            functools.partial(update, by_xs), total, (xs, ys, mask), every
+            functools.partial(update, by_xs), total, (xs, ys, steps), every
         )
         (last, loss, summed), outputs = over(False)
         return derivative.Told(loss, as_params(summed), (last, outputs)), lambda: over(True)[1]
 
     told = derivative.by_rule(program)
 
-    def check(state, xs, ys, mask=None):
+    def check(state, xs, ys, steps=NO_STEPS):
         checks.instance("state", state, OnlineState, "what this learner's init gave")
         if rule.spec is not None:
-            batch = checks.sequence(xs, ys, rule.spec.network.n_in, mask)
+            batch = checks.sequence(xs, ys, rule.spec.network.n_in, steps)
             checks.carry(state.carry, batch, rule.spec.network.readout.n_out, None, xs.shape[0])
 
     @jax.jit
-    def _step(state, xs, ys, mask):
-        check(state, xs, ys, mask)
+    def _step(state, xs, ys, steps):
+        check(state, xs, ys, steps)
         params, opt_state, carry = state
         carried, c = derivative.without_state(carry)
-        loss, grads, (last, outputs) = told(params, xs, ys, (opt_state, c, mask), carried)
+        loss, grads, (last, outputs) = told(params, xs, ys, (opt_state, c, steps), carried)
         return last._replace(carry=derivative.held(last.carry)), StepOutput(loss, grads, *outputs)
 
     call = checks.explained(_step, check)
 
-    def step(state: OnlineState, xs: Array, ys: Any, *, mask: Any = None):
-        return call(state, xs, ys, mask)
+    def step(state: OnlineState, xs: Array, ys: Any, *, mask: Any = None, resets: Any = None):
+        return call(state, xs, ys, Steps(mask, resets))
 
     return OnlineLearner(init, step)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.engine import derivative
-from eprop_jax.network.types import Array, LearningRule, PyTree, StepOutput
+from eprop_jax.network.types import NO_STEPS, Array, LearningRule, PyTree, StepOutput
 from eprop_jax.network.units import compute_dtype
 from eprop_jax.run.cost import auto_chunk
 
@@ -41,11 +41,14 @@ def value_and_grad(
       has_aux: also return the network's outputs.
 
     Returns:
-      f(params, xs, ys, *, mask=None) -> (loss, grads), or ((loss, Aux), grads), for xs [T, *batch,
-      n_in] and ys any pytree of [T, *batch, ...]. The loss is Σ_t mean_batch loss. `grads` is a tree
-      like `params`. `mask` [T, *batch] bool: the steps that count, for the loss and for every
-      regulariser. For every rule but `bptt` (whose short chunks are truncated) and with no activity
-      loss (whose window is the chunk), the chunk changes cost and not the result.
+      f(params, xs, ys, *, mask=None, resets=None) -> (loss, grads), or ((loss, Aux), grads), for xs
+      [T, *batch, n_in] and ys any pytree of [T, *batch, ...]. The loss is Σ_t mean_batch loss.
+      `grads` is a tree like `params`. `mask` [T, *batch] bool: the steps that count, for the loss
+      and for every regulariser. `resets` [T, *batch] bool: examples that start afresh before a step,
+      state and traces, so that sequences packed into one row have the sum of their own gradients
+      (the window of an activity loss is the chunk all the same). For every rule but `bptt` (whose
+      short chunks are truncated) and with no activity loss (whose window is the chunk), the chunk
+      changes cost and not the result.
 
       The loss differentiates by the rule: `jax.grad` of it is `grads`, and to xs it is the rule's own
       Σ_gates w_in ∂̃a, so that it may be a summand of a larger loss, behind an encoder. The derivative
@@ -74,8 +77,8 @@ def value_and_grad(
     of_library = hasattr(rule.whole, "program")
     run = rule.whole if chunk is None and of_library else compiled(rule, chunk, has_aux)
 
-    def f(params, xs, ys, *, mask=None):
-        return _as_value_and_grad(run(params, xs, ys, mask=mask), has_aux)
+    def f(params, xs, ys, *, mask=None, resets=None):
+        return _as_value_and_grad(run(params, xs, ys, mask=mask, resets=resets), has_aux)
 
     return f
 
@@ -84,7 +87,9 @@ def plain_value_and_grad(rule: LearningRule, chunk: Any = None) -> Callable[...,
     """`value_and_grad` with its aux, as the program that it is: its derivatives are those of the
     numbers that it computes, as a derivative of a whole training run must be."""
     run = program(rule, chunk, True)
-    return lambda params, xs, ys, mask=None: _as_value_and_grad(run(params, xs, ys, mask)[0], True)
+    return lambda params, xs, ys, steps=NO_STEPS: _as_value_and_grad(
+        run(params, xs, ys, steps)[0], True
+    )
 
 
 def _as_value_and_grad(out: StepOutput, has_aux: bool) -> Any:
@@ -96,19 +101,19 @@ def _as_value_and_grad(out: StepOutput, has_aux: bool) -> Any:
 def compiled(rule: LearningRule, chunk: Any, has_aux: bool) -> Callable[..., StepOutput]:
     """One compiled function for each rule and chunk, also where `value_and_grad` is called anew."""
 
-    def check(params, xs, ys, mask=None):
+    def check(params, xs, ys, steps=NO_STEPS):
         if rule.spec is not None:
-            checks.sequence(xs, ys, rule.spec.network.n_in, mask)
+            checks.sequence(xs, ys, rule.spec.network.n_in, steps)
 
     return derivative.whole_by_rule(program(rule, chunk, has_aux), check)
 
 
 def program(rule: LearningRule, chunk: Any, has_aux: bool) -> Callable:
-    """(params, xs, ys, mask) -> (StepOutput, () -> ∂L/∂xs), neither compiled nor differentiated by the
+    """(params, xs, ys, steps) -> (StepOutput, () -> ∂L/∂xs), neither compiled nor differentiated by the
     rule. Without `has_aux` the outputs of chunks are dropped: they grow with T."""
     start, step, whole = derivative.programs(rule)
 
-    def chunked(params, xs, ys, mask, K):
+    def chunked(params, xs, ys, steps, K):
         carry = start(params, xs.shape[1:-1])  # refuses wrong parameters
         # Chunks add up in the compute dtype, also where the parameters are narrower.
         dtype = compute_dtype(params)
@@ -128,7 +133,7 @@ def program(rule: LearningRule, chunk: Any, has_aux: bool) -> Callable:
         def without(at):
             return lambda total, part: (lambda total, found: (total, found[0]))(*at(total, part))
 
-        (_, loss, grads), aux = scan_parts(without(at), total, (xs, ys, mask), K)
+        (_, loss, grads), aux = scan_parts(without(at), total, (xs, ys, steps), K)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
         def of_chunks():
@@ -138,22 +143,22 @@ def program(rule: LearningRule, chunk: Any, has_aux: bool) -> Callable:
                 total, (_, dL_dxs) = at(total, part)
                 return total, dL_dxs()
 
-            return scan_parts(own, total, (xs, ys, mask), K)[1]
+            return scan_parts(own, total, (xs, ys, steps), K)[1]
 
         def of_sequence():
             """By the adjoint of the whole sequence, which has the gradient of any chunk."""
-            return whole(params, xs, ys, mask, window=K)[1]()
+            return whole(params, xs, ys, steps, window=K)[1]()
 
         truncated = rule.spec is not None and rule.spec.name == "BPTT"
         dL_dxs = None if whole is None else of_chunks if truncated else of_sequence
         return StepOutput(loss, grads, *aux), dL_dxs
 
-    def run(params, xs, ys, mask=None):
+    def run(params, xs, ys, steps=NO_STEPS):
         T, batch = xs.shape[0], xs.shape[1:-1]
         K = auto_chunk(rule, params, batch, T) if chunk == "auto" else chunk
         if whole is not None and (K is None or K >= T):
-            return whole(params, xs, ys, mask)
-        return chunked(params, xs, ys, mask, K or T)
+            return whole(params, xs, ys, steps)
+        return chunked(params, xs, ys, steps, K or T)
 
     return run
 

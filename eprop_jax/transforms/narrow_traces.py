@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.engine import definition, derivative, objective
-from eprop_jax.network.types import Carry, LearningRule, PyTree, RuleSpec
+from eprop_jax.network.types import NO_STEPS, Carry, LearningRule, PyTree, RuleSpec
 
 __all__ = ["narrow_traces"]
 
@@ -57,13 +57,17 @@ def narrow_traces(rule: LearningRule, dtype: Any = jnp.bfloat16) -> LearningRule
 
     _, of_rule, _ = derivative.programs(rule)
 
-    def program(params, carry, xs, ys, mask=None):
-        carry, out, dL_dxs = of_rule(params, _wide(carry, dtype), xs, ys, mask)
+    def program(params, carry, xs, ys, steps=NO_STEPS):
+        carry, out, dL_dxs = of_rule(params, _wide(carry, dtype), xs, ys, steps)
         return _cast(carry, dtype), out, dL_dxs
 
-    def check(params, carry, xs, ys, mask=None):
+    def check(params, carry, xs, ys, steps=NO_STEPS):
         jax.eval_shape(
-            lambda *given: rule.step(*given, mask=mask), params, _wide(carry, dtype), xs, ys
+            lambda *given: rule.step(*given, **derivative.given(steps)),
+            params,
+            _wide(carry, dtype),
+            xs,
+            ys,
         )
 
     step = derivative.step_by_rule(program, check)

@@ -33,6 +33,7 @@ from eprop_jax import checks
 from eprop_jax.engine import definition, derivative
 from eprop_jax.network import forward
 from eprop_jax.network.types import (
+    NO_STEPS,
     Carry,
     Gamma,
     LearningRule,
@@ -129,10 +130,10 @@ def parallel(
     _divides(mesh, "units", units, net.cell.n_units, "the network's n_units")
     by_unit = units is None or spec.order == 1 or spec.name == "BPTT"
 
-    def own(params, carry, xs, ys, mask, keep, by_xs, window=None):
+    def own(params, carry, xs, ys, steps, keep, by_xs, window=None):
         """On one device: its own units and examples."""
         here = spec._replace(network=net if units is None else _own_units(net, mesh, units))
-        carry, out, dL_dxs = definition.advance(here, params, carry, xs, ys, mask, keep, window)
+        carry, out, dL_dxs = definition.advance(here, params, carry, xs, ys, steps, keep, window)
         dL_dxs = dL_dxs() if by_xs else None
         if batch is not None:
             loss, grads = jax.lax.pmean((out.loss, out.grads), batch)
@@ -140,7 +141,7 @@ def parallel(
             dL_dxs = None if dL_dxs is None else dL_dxs / mesh.shape[batch]
         return carry, out, dL_dxs
 
-    def local(params, carry, xs, ys, mask, keep, window=None):
+    def local(params, carry, xs, ys, steps, keep, window=None):
         """`own` on every device: (carry, StepOutput, () -> ∂L/∂xs)."""
         p, c, b = _params(params, units), _carry(carry, net, batch, units), P(None, batch)
         h = P(None, *_spec(xs.ndim - 1, batch, units))
@@ -153,18 +154,18 @@ def parallel(
                 in_specs=(p, c, b, b, b),
                 out_specs=(c, StepOutput(*specs), b),
                 **UNCHECKED,
-            )(params, carry, xs, ys, mask)
+            )(params, carry, xs, ys, steps)
 
         carry_K, out, _ = over(False)
         return carry_K, out, lambda: over(True)[2]
 
-    def partitioned(params, carry, xs, ys, mask):
+    def partitioned(params, carry, xs, ys, steps):
         """What stands where, before and after; the rest is XLA's."""
         put = lambda tree, specs: jax.lax.with_sharding_constraint(tree, _named(mesh, specs))
         p, c, b = _params(params, units), _carry(carry, net, batch, units), P(None, batch)
-        ys, mask = jax.tree.map(lambda y: put(y, b), (ys, mask))
+        ys, steps = jax.tree.map(lambda y: put(y, b), (ys, steps))
         _, of_rule, _ = derivative.programs(rule)
-        carry, out, dL_dxs = of_rule(put(params, p), put(carry, c), put(xs, b), ys, mask)
+        carry, out, dL_dxs = of_rule(put(params, p), put(carry, c), put(xs, b), ys, steps)
         return put(carry, c), out._replace(grads=put(out.grads, p)), dL_dxs
 
     def init(params, batch_shape=()) -> Carry:
@@ -177,24 +178,26 @@ def parallel(
             known[batch_shape] = jax.jit(lambda p: rule.init(p, batch_shape), out_shardings=placed)
         return known[batch_shape](params)
 
-    def check_step(params, carry, xs, ys, mask=None):
+    def check_step(params, carry, xs, ys, steps=NO_STEPS):
         _refuse_context()
-        jax.eval_shape(lambda *given: rule.step(*given, mask=mask), params, carry, xs, ys)
+        jax.eval_shape(
+            lambda *given: rule.step(*given, **derivative.given(steps)), params, carry, xs, ys
+        )
         _divides_batch(mesh, batch, xs.shape[1:-1], "xs")
 
-    def check_whole(params, xs, ys, mask=None):
+    def check_whole(params, xs, ys, steps=NO_STEPS):
         _refuse_context()
-        jax.eval_shape(lambda *given: rule.whole(*given, mask=mask), params, xs, ys)
+        jax.eval_shape(lambda *given: rule.whole(*given, **derivative.given(steps)), params, xs, ys)
         _divides_batch(mesh, batch, xs.shape[1:-1], "xs")
 
-    def step(params, carry, xs, ys, mask=None):
+    def step(params, carry, xs, ys, steps=NO_STEPS):
         if not by_unit:
-            return partitioned(params, carry, xs, ys, mask)
-        return local(params, carry, xs, ys, mask, True)
+            return partitioned(params, carry, xs, ys, steps)
+        return local(params, carry, xs, ys, steps, True)
 
-    def whole(params, xs, ys, mask=None, window=None):
+    def whole(params, xs, ys, steps=NO_STEPS, window=None):
         carry = Carry(forward.init_state(net, params, xs.shape[1:-1]))
-        return local(params, carry, xs, ys, mask, False, window)[1:]
+        return local(params, carry, xs, ys, steps, False, window)[1:]
 
     return LearningRule(
         init,

@@ -47,7 +47,7 @@ def gradient(
 ) -> tuple[Carry, StepOutput, Callable[[], Array]]:
     """(carry, StepOutput, () -> ∂L/∂xs) of a chunk, on one batch axis."""
     net, B, plan = spec.network, data.xs.shape[1], plan_of(params)
-    path = run(net, params, carry.state, data.xs)
+    path = run(net, params, carry.state, data.xs, data.resets)
     per_step = jax.vmap(jax.vmap(jax.value_and_grad(objective.per_step(spec))))
     losses, dL_dy = (objective.only(data.mask, x) for x in per_step(path.y, data.ys))
     chunk = Chunk.of(spec, params, plan, path, data, dL_dy / B, traced and keep)

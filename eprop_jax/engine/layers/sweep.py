@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
-from eprop_jax.engine.adjoint import _fill, _settled, _times
+from eprop_jax.engine.adjoint import _fill, _over, _settled, _times
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Path
 from eprop_jax.network.types import Array, Cell, Maybe
@@ -107,12 +107,31 @@ def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
         return [x for x, _ in found], [kept for _, kept in found]
 
     def step(carry, at_t):
-        (c_t, carry), (c_tm1, a_t, entries) = carry, at_t
+        (c_next, carry), (c_tm1, a_t, entries, resets_t, c_t) = carry, at_t
+        c_t = c_next if c_t is None else c_t
         carry, kept = through(blocks(c_tm1, a_t, c_t), carry, entries)
-        return (c_tm1, carry), kept
+        return (c_tm1, cut(c_tm1, resets_t, carry)), kept
 
-    xs = (path.c_tm1, path.a, [([s.x for s in part.sources], part.dL_dc) for part in parts])
-    c_1, a_1, entries = jax.tree.map(lambda x: x[0], xs)
+    def cut(c_tm1, resets_t, carry):
+        """Of examples that start afresh, nothing goes on; but h^0 may depend on θ by itself."""
+        if resets_t is None:
+            return carry
+        _, Xi = jac.output_blocks(cell, p, c_tm1)
+        keep = lambda x, on: (
+            None if x is None else jnp.where(_over(resets_t[:, None], x) == on, x, 0)
+        )
+
+        def of_part(part, dc, dh, dtheta):
+            if part.start is not None:
+                fresh = keep(at(dh, part.start), True)
+                dtheta = {k: tr.total(x, _times(Xi[k], fresh)) for k, x in dtheta.items()}
+            return tuple(keep(x, False) for x in dc), keep(dh, False), dtheta
+
+        return [of_part(part, *each) for part, each in zip(parts, carry)]
+
+    entries = [([s.x for s in part.sources], part.dL_dc) for part in parts]
+    xs = (path.c_tm1, path.a, entries, path.resets, path.c_t)
+    c_1, a_1, entries, *_ = jax.tree.map(lambda x: x[0], xs)
     nothing = dict.fromkeys(p.get("theta", {}))
     start = [(part.dc_K or none, None, nothing) for part in parts]
     start = _settled(through, jax.eval_shape(blocks, c_1, a_1, path.c_K), start, entries)
