@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eprop_jax.engine import adjoint, objective, recursions, signals
+from eprop_jax.engine import adjoint, objective, recursions, seeds, signals
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Path, Seed, Swept
@@ -128,7 +128,7 @@ def without_traces(spec: RuleSpec, params: dict, chunk: objective.Chunk) -> tupl
     layers = Layers.of(chunk)
     readout = unitwise.as_cell(net.readout)
     (back,) = adjoint.sweep(readout, p_out, layers.path_out, 1, [Seed(chunk.dL_dy)])
-    seed = loss_seed(spec, params, chunk, back)
+    seed = seeds.loss_seed(spec, params, chunk, back)
     (s,) = adjoint.sweep(net.cell, p, layers.path, spec.order, [seed])
     grads_out = layers.readout_gradient(p_out, back)
     return s.da, adjoint.gradient(p, s, layers.lines), grads_out
@@ -143,9 +143,9 @@ def with_traces(
     own, gamma = recursions.unpack(params, carry)
 
     # the read-out: from the loss, and from y^K itself
-    seeds = [Seed(chunk.dL_dy), Seed(dc_K=(jnp.ones_like(chunk.run.y[-1]),))]
+    entering = [Seed(chunk.dL_dy), Seed(dc_K=(jnp.ones_like(chunk.run.y[-1]),))]
     readout = unitwise.as_cell(net.readout)
-    back, final = adjoint.sweep(readout, p_out, layers.path_out, 1, seeds)
+    back, final = adjoint.sweep(readout, p_out, layers.path_out, 1, entering)
     final = first_unit(final) if net.readout.shared else final
     grads_out = layers.readout_gradient(p_out, back)
     dL_dy_0, dy_dy = back.dc_0[0], final.dc_0[0]  # None: y^t does not depend on y^{t-1}
@@ -155,13 +155,13 @@ def with_traces(
 
     # the cell: from the loss, and from each thing that a trace describes
     spread, to_signal = signals.signal(params, spec.feedback, recursions.is_filtered(spec))
-    seeds = [loss_seed(spec, params, chunk, back), y_seed(spec, final, spread)]
-    units = unit_seeds(net.cell, c)
+    entering = [seeds.loss_seed(spec, params, chunk, back), seeds.y_seed(spec, final, spread)]
+    units = seeds.unit_seeds(net.cell, c)
     if spec.order == 1:
-        s_loss, s_y, *s_c = together(net.cell, p, layers.path, seeds, units)
+        s_loss, s_y, *s_c = together(net.cell, p, layers.path, entering, units)
     else:
-        seeds.append(end_seed(spec, c))
-        s_loss, s_y, *s_c = adjoint.sweep(net.cell, p, layers.path, spec.order, seeds)
+        entering.append(seeds.end_seed(spec, c))
+        s_loss, s_y, *s_c = adjoint.sweep(net.cell, p, layers.path, spec.order, entering)
     older = Before.of(spec, params, carry)
     grads = add(adjoint.gradient(p, s_loss, layers.lines), older.meet(s_loss.dc_0))
     if dL_dy_0 is not None:
@@ -258,78 +258,7 @@ class Before(NamedTuple):
         return tr.pack(p, c, [components(x, like) for x, like in zip(new, was)])
 
 
-# -- seeds ----------------------------------------------------------------------------------------
-
-
-def graded(spec: RuleSpec) -> bool:
-    """Are jumps counted? (No jump at all, or any number, need no count.)"""
-    return spec.order not in (1, None)
-
-
-def every_grade(spec: RuleSpec, dh: Array) -> Array:
-    """Enter with every grade: co-states of at most u jumps."""
-    return jnp.broadcast_to(dh, (spec.order, *dh.shape)) if graded(spec) else dh
-
-
-def kept(spec: RuleSpec) -> Callable:
-    """At most m − 1 jumps: of co-states that are cumulative in their grade, the highest."""
-    return adjoint.top if graded(spec) else lambda da: da
-
-
-def loss_seed(spec: RuleSpec, params: dict, chunk: objective.Chunk, back: Swept) -> Seed:
-    """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence) and from the activity, and
-    ∂L/∂c^t from the state loss."""
-    B = signals.weights(params, spec.feedback)
-    # The same at each step, it need not be stored for each.
-    always, at_t = (chunk.dL_dh, None) if _is_constant(chunk) else (None, chunk.dL_dh)
-    always = None if always is None else always[0]
-
-    def to_dh(entry):
-        return every_grade(spec, tr.total(entry[0] @ B.T, always, entry[2]))
-
-    def to_dc(entry):
-        return entry[1] and tuple(every_grade(spec, x) for x in entry[1])
-
-    entry = (back.da[unitwise.ONE_DRIVE], chunk.dL_dc, at_t)
-    return Seed(entry, to_dh, to_dc=to_dc, keep=kept(spec))
-
-
-def _is_constant(chunk: objective.Chunk) -> bool:
-    return chunk.dL_dh is not None and chunk.dL_dh.shape[0] == 1
-
-
-def y_seed(spec: RuleSpec, final: Swept, spread: Array) -> Seed:
-    """∂y^K/∂h^t, one a read-out trace: [s, B, n]."""
-
-    def to_dh(dy_da):
-        return every_grade(spec, dy_da.T[:, :, None] * spread[:, None, :])
-
-    return Seed(final.da[unitwise.ONE_DRIVE], to_dh, keep=kept(spec))
-
-
-def unit_seeds(cell, c: Any) -> list[Seed]:
-    """One seed a component of c^K, at all units at once: paths stay inside their unit."""
-    parts, shared = unitwise.floats(c), jac.shared_positions(cell, c)
-
-    def seed(r):
-        one = jnp.ones_like(parts[r][:, :1] if r in shared else parts[r])
-        return Seed(dc_K=tuple(one if i == r else None for i in range(len(parts))))
-
-    return [seed(r) for r in range(len(parts))]
-
-
-def end_seed(spec: RuleSpec, c: Any) -> Seed:
-    """Every component of c^K at every unit r, as one leading axis of d · n (components outermost);
-    they enter with grade 0 alone: co-states of exactly u jumps."""
-    parts = unitwise.floats(c)
-    batch, n = parts[0].shape
-    at_r = jnp.broadcast_to(jnp.eye(n, dtype=parts[0].dtype)[:, None], (n, batch, n))
-    zero = jnp.zeros_like(at_r)
-    d = range(len(parts))
-    dc_K = [jnp.concatenate([at_r if r == i else zero for r in d]) for i in d]
-    if graded(spec):
-        dc_K = [jnp.zeros((spec.order, *x.shape), x.dtype).at[0].set(x) for x in dc_K]
-    return Seed(dc_K=tuple(dc_K))
+# -- sweeps without jumps --------------------------------------------------------------------------
 
 
 def together(

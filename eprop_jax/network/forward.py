@@ -148,9 +148,9 @@ def read(
 
     _, y = jax.lax.scan(step, y_0, (a_out, resets))
     y_tm1 = before(y_0, y)
-    if resets is not None:
-        y_tm1 = jnp.where(resets[..., None], fresh, y_tm1)
-    return y, y_tm1
+    if resets is None or fresh is None:
+        return y, y_tm1
+    return y, jnp.where(resets[..., None], fresh, y_tm1)
 
 
 def init_state(net: Network, params: dict, batch_shape: tuple[int, ...]) -> State:
