@@ -48,7 +48,7 @@ GROUPS = {
     "online": "test_online.py",
     "checkpoints": "test_checkpoints.py test_folders.py",
     "layers": "test_layers.py -k step_calls",
-    "resets": "test_resets.py -k (stacks and 7) or shared_traces",
+    "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",
 }
 """The tests that a mutant of each kind is given: few and quick ones."""
 
@@ -152,8 +152,13 @@ MUTANTS = [
            "[]"),
     Mutant("resets", "engine/layers/sweep.py", "tuple(keep(x, False) for x in dc)", "dc"),
     Mutant("resets", "engine/adjoint.py", "tuple(keep(x, False) for x in dc)", "dc"),
-    Mutant("resets", "network/forward.py", "y_tm1 = jnp.where(resets[..., None], fresh, y_tm1)",
+    Mutant("resets", "engine/adjoint.py", "for x in dc), keep(dh, False), dtheta",
+           "for x in dc), dh, dtheta"),
+    Mutant("resets", "engine/adjoint.py", "fresh = keep(dh, True)", "fresh = None"),
+    Mutant("resets", "engine/chunks.py", "carry = begun(carry, data.resets)", "pass"),
+    Mutant("resets", "engine/chunks.py", "factor = jnp.where(path.resets[..., None], 0, factor)",
            "pass"),
+    Mutant("resets", "network/forward.py", "jnp.where(resets[..., None], fresh, y_tm1)", "y_tm1"),
     # losses and comparisons
     Mutant("losses", "losses.py", "return 0.5 * jnp.sum((y - target", "return jnp.sum((y - target"),
     Mutant("losses", "losses.py", "log_p, 0.0)), jnp.nan)", "log_p, 0.0)), 0.0)"),

@@ -463,6 +463,10 @@ PUBLIC = [
     ("m_order_eprop", lambda: ej.m_order_eprop(NET, loss, order="2"), ("order", "'2'", "int")),
     ("value_and_grad", lambda: ej.value_and_grad(RULE, has_aux=1), ("has_aux", "1", "True or")),
     ("value_and_grad", lambda: ej.value_and_grad(RULE, chunk="all"), ("chunk", "'all'", "auto")),
+    ("value_and_grad", lambda: ej.value_and_grad(RULE)(PARAMS, XS, YS, resets=XS[..., 0]),
+     ("resets", "dtype", "bool")),
+    ("value_and_grad", lambda: ej.value_and_grad(RULE, chunk=2)(
+        PARAMS, XS, YS, resets=XS[:2, :, 0] > 0), ("resets", "[2, 2]", "[4, 2]")),
     ("check_finite", lambda: ej.check_finite(loss), ("rule", "function", "LearningRule")),
     ("check_finite", lambda: ej.check_finite(RULE, chunk=0), ("chunk", "0", ">= 1")),
     ("check_finite", lambda: ej.check_finite(RULE)(PARAMS, XS, YS[:3]),
