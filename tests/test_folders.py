@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import json
 import os
 import pathlib
@@ -63,7 +62,7 @@ def fate(at, error=Killed):
         def write_text(path, text, encoding=None):
             for part in ("", text[: len(text) // 2], text):  # opened, torn, whole
                 count("write")
-                with io.open(path, "w", encoding=encoding) as file:  # noqa: UP020
+                with open(path, "w", encoding=encoding) as file:
                     file.write(part)
 
         patch.setattr(pathlib.Path, "write_text", write_text)

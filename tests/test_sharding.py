@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -146,7 +145,6 @@ def test_refusals(checks, misuse, says):
     assert re.search(says, checks()["refused"][misuse])
 
 
-@pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="this JAX has no such types")
 @pytest.mark.parametrize(
     "misuse, says",
     {

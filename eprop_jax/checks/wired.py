@@ -68,7 +68,7 @@ def sizes_fit(cells, readout, inputs: Inputs, reads: tuple[int, ...]) -> None:
                     f"cell[{l}]: has n_in={cell.n_in}, wanted more than {units(names)}, the units of "
                     f"the layers that it hears beside the inputs (inputs[{l}]={names})"
                 )
-        wanted = units(names) + (n_x if "x" in names else 0)
+        wanted = units(names) + ((n_x or 0) if "x" in names else 0)
         if cell.n_in != wanted:
             also = f', with {n_x} inputs "x", as layer {first} has' if "x" in names else ""
             raise ValueError(

@@ -125,21 +125,26 @@ def sweep(
 
 
 def cut(
-    cell: Cell, params: dict, c_tm1: PyTree, resets_t: Array | None, carry: list[tuple]
+    cell: Cell,
+    params: dict,
+    c_tm1: PyTree,
+    resets_t: Array | None,
+    carry: list[tuple],
+    own: Callable[[int, Maybe], Maybe] = lambda number, dh: dh,
 ) -> list[tuple]:
     """What goes on to step t − 1, of each seed (∂̃c, ∂̃h, dθ): of examples that start afresh at t,
-    nothing. But their h^0 may depend on θ by itself."""
+    nothing. But their h^0 may depend on θ by itself: `own(number, ∂̃h)` is what θ meets of a seed."""
     if resets_t is None:
         return carry
     _, Xi_0 = jac.output_blocks(cell, params, c_tm1)
     keep = lambda x, on: None if x is None else jnp.where(_over(resets_t[:, None], x) == on, x, 0)
 
-    def of_seed(dc, dh, dtheta):
-        fresh = keep(dh, True)
+    def of_seed(number, dc, dh, dtheta):
+        fresh = keep(own(number, dh), True)
         dtheta = {k: tr.total(x, _times(Xi_0[k], fresh)) for k, x in dtheta.items()}
         return tuple(keep(x, False) for x in dc), keep(dh, False), dtheta
 
-    return [of_seed(*each) for each in carry]
+    return [of_seed(number, *each) for number, each in enumerate(carry)]
 
 
 def _over(block: Array, x: Array) -> Array:

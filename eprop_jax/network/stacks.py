@@ -10,6 +10,7 @@ all K·B rows of it. W_in and W_out are cut by what they hear, so that nothing i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -76,8 +77,8 @@ def run(net: Network, params: dict, state: State, xs: Array, resets: Array | Non
         ran.append(run_layer(cell, p, c_0, drives(cell, p, heard), resets))
     p_out = params["readout"]
     read = [ran[l].h for l in net.reads]
-    a_out = sum((h @ w for h, w in zip(read[1:], rows(p_out["w_out"], read)[1:])),
-                read[0] @ rows(p_out["w_out"], read)[0])  # fmt: skip
+    first, *others = (h @ w for h, w in zip(read, rows(p_out["w_out"], read)))
+    a_out = functools.reduce(jnp.add, others, first)
     a_out = a_out + forward.along(p_out["bias"], a_out) if "bias" in p_out else a_out
 
     y, y_tm1 = forward.read(net, p_out, state.y, a_out, resets)

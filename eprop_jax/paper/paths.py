@@ -72,7 +72,7 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         head = ("layer", "", "ends at", "keeps", "drops", "exact")
-        rows = [head]
+        rows: list[tuple] = [head]
         for x in self.layers:
             lost = [f"no path from {name}" for name in x.unconnected]
             columns = [x.heard or ("–",), x.kept or ("–",), (*lost, *x.dropped) or ("nothing",)]

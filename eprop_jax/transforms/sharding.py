@@ -19,8 +19,6 @@ partitioner decides what to move.
 from __future__ import annotations
 
 import functools
-import importlib
-import inspect
 import math
 from typing import Any
 
@@ -44,18 +42,7 @@ from eprop_jax.network.types import (
     Wires,
 )
 
-shard_map: Any = getattr(jax, "shard_map", None)
-if shard_map is None:  # jax 0.5
-    shard_map = importlib.import_module("jax.experimental.shard_map").shard_map
-
 __all__ = ["mesh", "parallel", "replicated", "shardings"]
-
-# What is the same on all devices is so by construction: y is a sum over all of them.
-UNCHECKED = {
-    name: False
-    for name in ("check_vma", "check_rep")
-    if name in inspect.signature(shard_map).parameters
-}
 
 
 def mesh(**axes: int) -> Mesh:
@@ -148,12 +135,13 @@ def parallel(
         specs: tuple[Any, ...] = P(), p, b, h, b
 
         def over(by_xs):
-            return shard_map(
+            return jax.shard_map(
                 functools.partial(own, keep=keep, by_xs=by_xs, window=window),
                 mesh=mesh,
                 in_specs=(p, c, b, b, b),
                 out_specs=(c, StepOutput(*specs), b),
-                **UNCHECKED,
+                # What is the same on all devices is so by construction: y is a sum over all of them.
+                check_vma=False,
             )(params, carry, xs, ys, steps)
 
         carry_K, out, _ = over(False)

@@ -81,7 +81,7 @@ class Chunk(NamedTuple):
     B_l: list[Maybe]
     back: adjoint.Swept
     """the read-out from the loss, and"""
-    final: adjoint.Swept | None
+    final: Maybe
     """from y^K itself"""
     activity: Array
     state_losses: Array
@@ -102,7 +102,7 @@ class Chunk(NamedTuple):
         B_l = meets.feedback_of(spec, params, path)
         activity, states, at = meets.at_layers(spec, B_l, path, back.da[""], data)
         families = [Family(frozenset(range(len(plan.nodes))), at, {})]
-        if leaky:
+        if final is not None:
             families += of_outputs(spec, plan, B_l, final)
         targets = of_traces(spec, plan, path) if traced else ()
         families += [x.family for x in targets]

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
-from eprop_jax.engine.adjoint import _fill, _over, _settled, _times
+from eprop_jax.engine.adjoint import _fill, _settled, _times, cut
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Path
 from eprop_jax.network.types import Array, Cell, Maybe
@@ -103,31 +103,20 @@ def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
         return _fill((dc_t, jump(da), dtheta), carry), kept
 
     def through(J, carry, entries):
-        found = [back(*of, J, *each) for *of, each in zip(parts, jumps, zip(carry, entries))]
+        each = zip(parts, jumps, carry, entries)
+        found = [back(part, jump, J, later, entry) for part, jump, later, entry in each]
         return [x for x, _ in found], [kept for _, kept in found]
 
     def step(carry, at_t):
         (c_next, carry), (c_tm1, a_t, entries, resets_t, c_t) = carry, at_t
         c_t = c_next if c_t is None else c_t
         carry, kept = through(blocks(c_tm1, a_t, c_t), carry, entries)
-        return (c_tm1, cut(c_tm1, resets_t, carry)), kept
+        return (c_tm1, cut(cell, p, c_tm1, resets_t, carry, own)), kept
 
-    def cut(c_tm1, resets_t, carry):
-        """Of examples that start afresh, nothing goes on; but h^0 may depend on θ by itself."""
-        if resets_t is None:
-            return carry
-        _, Xi = jac.output_blocks(cell, p, c_tm1)
-        keep = lambda x, on: (
-            None if x is None else jnp.where(_over(resets_t[:, None], x) == on, x, 0)
-        )
-
-        def of_part(part, dc, dh, dtheta):
-            if part.start is not None:
-                fresh = keep(at(dh, part.start), True)
-                dtheta = {k: tr.total(x, _times(Xi[k], fresh)) for k, x in dtheta.items()}
-            return tuple(keep(x, False) for x in dc), keep(dh, False), dtheta
-
-        return [of_part(part, *each) for part, each in zip(parts, carry)]
+    def own(number, dh):
+        """Of a part, what meets θ: the co-state from which the layer's own parameters lead."""
+        place = parts[number].start
+        return None if place is None else at(dh, place)
 
     entries = [([s.x for s in part.sources], part.dL_dc) for part in parts]
     xs = (path.c_tm1, path.a, entries, path.resets, path.c_t)
@@ -138,15 +127,14 @@ def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
     (c_0, carried), kept = jax.lax.scan(step, (path.c_K, start), xs, reverse=True)
     psi_0, Xi_0 = jac.output_blocks(cell, p, c_0)
 
-    def swept(part, carry, kept):
-        dc_0, dh_0, dtheta = carry  # h^0 → c^1 is a jump too
+    def swept(number, part):
+        dc_0, dh_0, dtheta = carried[number]  # h^0 → c^1 is a jump too
         dc_0 = tuple(tr.total(dc, _times(x, dh_0)) for dc, x in zip(dc_0, psi_0))
-        if part.start is not None:
-            dh = at(dh_0, part.start)
-            dtheta = {k: tr.total(x, _times(Xi_0[k], dh)) for k, x in dtheta.items()}
-        return Swept(dict(zip(part.keep, kept)), dtheta, dc_0)
+        dh = own(number, dh_0)
+        dtheta = {k: tr.total(x, _times(Xi_0[k], dh)) for k, x in dtheta.items()}
+        return Swept(dict(zip(part.keep, kept[number])), dtheta, dc_0)
 
-    return [swept(*each) for each in zip(parts, carried, kept)]
+    return [swept(*each) for each in enumerate(parts)]
 
 
 def still(cell: Cell, p: dict, path: Path, part: Part) -> Swept:
