@@ -33,6 +33,8 @@ RULES = {
     "rtrl": lambda net: ej.rtrl(net, LOSS),
     "bptt": lambda net: ej.bptt(net, LOSS),
 }
+ORDERS = {name: 1 if "e-prop" in name else None for name in RULES}
+ORDERS |= {name: int(name[-1]) for name in RULES if "order" in name}
 FAMILIES = {
     "e-prop": ("e-prop",),
     "e-prop with other feedback": ("random e-prop", "adaptive e-prop"),
@@ -88,7 +90,7 @@ def compiled(c):
     """(problem, rule, its gradient, the reference's gradient of (params, B, xs, ys))."""
     p = problem(c.cell, c.readout, n=c.n, n_in=c.n_in, n_out=c.n_out, T=c.T, batch=c.batch)
     rule = RULES[c.rule](p.net)
-    order = rule.spec.order
+    order = ORDERS[c.rule]
     order = None if order is not None and order >= p.exact_order else order
     cell, readout = p.cell.reference(c.n), p.readout
 

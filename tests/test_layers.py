@@ -204,17 +204,18 @@ def test_masked_steps_are_as_if_they_were_not_there_in_every_loss():
 ONE = network(["coupled"], "leaky", n=3)
 
 
-@pytest.mark.parametrize("language, order", [
-    ("i*((e|f)i*){0,0}", 1), ("(i|f)*", 1), ("i*(ei*)?f*", 2), ("i*((e|f)i*){0,2}", 3),
-    ("(i|e)*f*", None),
+@pytest.mark.parametrize("language, same", [
+    ("i*((e|f)i*){0,0}", ej.eprop), ("(i|f)*", ej.eprop),
+    ("i*(ei*)?f*", functools.partial(ej.m_order_eprop, order=2)),
+    ("i*((e|f)i*){0,2}", functools.partial(ej.m_order_eprop, order=3)), ("(i|e)*f*", ej.rtrl),
 ])  # fmt: skip
-def test_one_layer_runs_the_engine_that_has_steps(language, order):
+def test_one_layer_runs_the_engine_that_has_steps(language, same):
     net = ej.Network(ONE.cells[0], ONE.readout)
     rule = ej.by_paths(net, LOSS, paths=language)
-    assert rule.spec.order == order
-    carry = jax.eval_shape(lambda p: rule.init(p, (2,)), net.init(jax.random.key(0)))
-    assert (carry.alpha != ()) == (order is None)
-    assert len(carry.beta) == (order or 1) - 1
+    like = same(net, LOSS)
+    assert rule.spec.moves == like.spec.moves != ()
+    carries = [jax.eval_shape(lambda p, r=r: r.init(p, (2,)), net.init(jax.random.key(0))) for r in (rule, like)]
+    assert jax.tree.structure(carries[0]) == jax.tree.structure(carries[1])
 
 
 @pytest.mark.parametrize("language, kind", [("(i|s)*", "symmetric"), ("(i|e|f)*", "random")])

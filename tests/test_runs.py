@@ -297,7 +297,10 @@ def test_rules_have_one_name_in_every_command():
         assert method.key == key
         assert method.name.split(",")[0] == experiments.name(s).split(",")[0]
         made = experiments.rule(s, experiments.network(s)).spec
-        assert (made.order, made.feedback) == (method.rule.spec.order, method.rule.spec.feedback)
+        assert (made.language, made.feedback) == (
+            method.rule.spec.language,
+            method.rule.spec.feedback,
+        )
     both = ["train", "--rule", "eprop", "--feedback", "random"]
     assert runs.settings_of(parse(both)) == runs.settings_of(parse(["train", "--rule", "random"]))
     with pytest.raises(ValueError, match="feedback: got 'symmetric' with rule 'random'"):

@@ -258,8 +258,8 @@ def rule(s: Settings, net: Network) -> LearningRule:
 
     >>> from eprop_jax.cli import experiments
     >>> s = experiments.settings("xor", rule="m-order", order=3)
-    >>> experiments.rule(s, experiments.network(s)).spec.order
-    3
+    >>> experiments.rule(s, experiments.network(s)).spec.language
+    'i*((e|f)i*){0,2}'
     """
     loss = PROBLEMS[s.task].loss
     activity = None

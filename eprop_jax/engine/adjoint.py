@@ -1,17 +1,18 @@
-"""The adjoint: one backward sweep over a chunk of K steps, for a rule of any order.
+"""The adjoint: one layer backward over a chunk of K steps, its co-states in one scan.
 
-A rule of order m lets a path take at most m − 1 explicit jumps h_j^{t-1} → c_k^t (order None: any
-number). With u counting jumps, the co-states obey Eq. 2-3, graded:
+A co-state is ∂̃ of the layer for the paths that lead on from one state q of the rule's automaton
+(`engine.paths.costates`); a move q·x that the language lacks is a term that is absent:
 
-    ∂̃h_j⁽ᵘ⁾ᵗ = ∂L/∂h_j^t + Σ_k ∂̃a_k⁽ᵘ⁻¹⁾ᵗ⁺¹ w_jk          ∂̃a = Bᵀ ∂̃c
-    ∂̃c⁽ᵘ⁾ᵗ  = ψ ∂̃h⁽ᵘ⁾ᵗ + Dᵀ ∂̃c⁽ᵘ⁾ᵗ⁺¹
+    ∂̃h_q^t = Σ_sources + w_rec ∂̃a_{q·e}^{t+1}                  Eq. 2
+    ∂̃c_q^t = ψ ∂̃h_q^t + Dᵀ ∂̃c_{q·i}^{t+1}                      Eq. 3
+    ∂̃a_q = Bᵀ ∂̃c_q
 
-What enters with every grade (a loss) gives co-states of *at most* u jumps; what enters with grade 0
-alone gives co-states of *exactly* u jumps.
+The sources reach ∂̃h^t within the step: the loss past the read-out, the activity loss, and what the
+layers above hear. Where a language tells a unit's synapse to itself (s) from the others (e), w_rec
+is cut into its diagonal and the rest. BPTT is one co-state that leads to itself by i and by e, e-prop
+one that leads to itself by i alone; order m is a chain of m, each leading to the next by e.
 
-A sweep carries several seeds at once: the loss, and, to advance the traces, parts of the chunk's
-final state. A seed's arrays are [*lead, B, n] with leading axes of its own; where there are jumps
-to count, the first of them is the grade.
+A scan carries several parts: the loss, and, to advance the traces, parts of the chunk's final state.
 """
 
 from __future__ import annotations
@@ -21,142 +22,301 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import traces as tr
+from eprop_jax.engine.operators import CoState, along, each, total
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Path
 from eprop_jax.network.types import Array, Cell, Maybe, PyTree
 
+Which = tuple[int | None, ...]
 
-class Seed(NamedTuple):
-    """What a sweep starts from."""
 
-    entry: PyTree = None
-    """what enters at each step, [K, ...], and"""
-    to_dh: Callable[[Any], Array] = lambda entry: entry
-    """one step of it -> ∂/∂h^t, [*lead, B, n]"""
+class Moves(NamedTuple):
+    """One co-state's moves to others, by their place in the part; None where there is no move."""
+
+    i: int | None
+    e: int | None
+    s: int | None
+
+
+LOCAL = (Moves(0, None, None),)
+"""paths without a jump"""
+EVERY = (Moves(0, 0, 0),)
+"""all paths"""
+
+
+def chain(m: int) -> tuple[Moves, ...]:
+    """At most m − 1 jumps: co-state q has m − 1 − q of them left."""
+    after = lambda q: q + 1 if q + 1 < m else None
+    return tuple(Moves(q, after(q), after(q)) for q in range(m))
+
+
+class Source(NamedTuple):
+    """What reaches ∂̃h^t within the step."""
+
+    x: Any
+    """[K, ...], and"""
+    to_dh: Callable[[Any], Array] = lambda x: x
+    """one step of it -> ∂̃h^t [*lead, B, n]"""
+
+
+class Part(NamedTuple):
+    """Co-states of a layer, S of them: arrays are [S, *lead, B, n]."""
+
+    moves: tuple[Moves, ...]
+    sources: tuple[Source, ...] = ()
+    enters: tuple[tuple[int, ...], ...] = ()
+    """of each co-state: which sources reach its ∂̃h (none: left out)"""
+    dL_dc: Any = None
+    """what reaches ∂̃c^t, [K, ...], and"""
+    ends: tuple[bool, ...] = ()
+    """of which co-states, and"""
+    to_dc: Callable[[Any], tuple[Maybe, ...] | None] = lambda x: x
+    """one step of it -> ∂̃c^t by component, [*lead, B, n]"""
     dc_K: tuple[Maybe, ...] | None = None
-    """what enters at the end, ∂/∂c^K by component: [*lead, B, n]"""
-    to_dc: Callable[[Any], tuple[Maybe, ...] | None] = lambda entry: None
-    """one step of it -> ∂/∂c^t by component, beside what comes through h: [*lead, B, n]"""
-    keep: Callable[[dict], Any] = lambda graded: graded
-    """what to keep of ∂̃a (at each step) and of dθ (at the end): `top`, say"""
+    """what arrives at c^K, by component"""
+    keep: tuple[int, ...] = (0,)
+    """places of the co-states whose ∂̃a is asked for"""
+    split: Callable[[Array], Any] = lambda da: da
+    """what is kept of each ∂̃a^t [*lead, B, n]: parts of it, say, which a scan then stacks apart"""
+    starts: tuple[int, ...] = (0,)
+    """those from which the layer's own parameters lead: θ meets them"""
+
+
+class Reached(NamedTuple):
+    """What a sweep finds of one co-state."""
+
+    da: dict[str, Maybe]
+    """∂̃a^t, {gate: [K, *lead, B, n]}"""
+    dc_0: tuple[Maybe, ...] = ()
+    """∂̃c⁰, before the chunk, by component: [*lead, B, n]"""
+    dtheta: Any = ()
+    """Σ_t of what reaches θ_j, {name: [*lead, B, n]}"""
 
 
 class Swept(NamedTuple):
-    """What a sweep finds, for one seed."""
+    """What a scan finds of a part."""
 
-    da: Any
-    """∂̃a^t, {gate: [K, *lead, B, n]}"""
+    da: dict[int, dict[str, Maybe]]
+    """∂̃a by place: {gate: [K, *lead, B, n]}"""
     dc_0: tuple[Maybe, ...]
-    """∂̃c⁰, the co-state before the chunk, by component: [*lead, B, n]"""
-    dtheta: Any
-    """Σ_t over the chunk of what reaches θ_j, {name: [*lead, B, n]}"""
+    """what arrives at c⁰, by component: [S, *lead, B, n]"""
+    dtheta: dict[int, dict[str, Maybe]]
+    """Σ_t of what reaches θ_j, by place: {name: [*lead, B, n]}"""
+
+    def at(self, q: int) -> Reached:
+        """What it finds of the co-state at this place."""
+        dc_0 = tuple(each(lambda x: x[q], x) for x in self.dc_0)
+        return Reached(self.da.get(q, {}), dc_0, self.dtheta.get(q, {}))
 
 
-def sweep(
-    cell: Cell, params: dict, path: Path, order: int | None, seeds: list[Seed]
-) -> list[Swept]:
-    """Backward over the chunk (see above), all seeds together."""
-    w_rec = unitwise.as_gates(params.get("w_rec", {})) if order != 1 else {}
-    w = jnp.concatenate(list(w_rec.values()), 1).T if w_rec else None
+class Later(NamedTuple):
+    """What step t + 1 sends to step t, of one part: [S, *lead, B, n]."""
 
-    def jump(da):
-        """Σ_k ∂̃a_k w_jk, one grade up: what arrives at h^t from step t + 1."""
-        found = [da[g] for g in w_rec if da[g] is not None]
-        if w is None or not found:
-            return None
-        nothing = jnp.zeros_like(found[0])
-        da = jnp.concatenate([nothing if da[g] is None else da[g] for g in w_rec], -1)
-        if order is None:
-            return cell.wires.share(da @ w)
-        up = cell.wires.share(da[:-1] @ w)
-        return jnp.concatenate([jnp.zeros_like(up[:1]), up])
+    dc: tuple[Maybe, ...]
+    """∂c^{t+1}/∂c^t.T ∂̃c_{q·i}^{t+1}, by component"""
+    dh: Maybe
+    """∂c^{t+1}/∂h^t.T ∂̃c_{q·e}^{t+1}"""
+    dtheta: tuple[Maybe, ...]
+    """Σ over later steps of what reaches θ, one a name: [starts, *lead, B, n]"""
 
-    def back(J, dc_tp1, dh_t, direct, dtheta):
-        """Through one step, for one seed."""
-        d = range(len(J.D))
-        direct = direct or (None,) * len(d)
-        dc = [tr.total(_times(J.psi[c], dh_t), dc_tp1[c], direct[c]) for c in d]
-        da = {g: tr.total(*(_times(J.B[r][g], dc[r]) for r in d)) for g in J.B[0]}
-        dc_t = tuple(tr.total(*(_times(J.D[r][c], dc[r]) for r in d)) for c in d)
-        for k in J.Xi:
-            here = tr.total(_times(J.Xi[k], dh_t), *(_times(J.Theta[r][k], dc[r]) for r in d))
-            dtheta = {**dtheta, k: tr.total(dtheta[k], here)}
-        return da, dc_t, dtheta
 
-    def blocks(c_tm1, a_t, c_t):
-        return jac.narrow(cell, jac.blocks(cell, params, c_tm1, a_t, c_t), c_tm1)
+class Direct(NamedTuple):
+    """∂L/∂h^t and ∂L/∂c^t within the step, of all co-states of a part."""
 
-    def through(J, carry, entries):
-        carried, emitted = [], []
-        for seed, (dc_tp1, dh_tp1, dtheta), entry in zip(seeds, carry, entries):
-            dh_t, dc_t = (None, None) if entry is None else (seed.to_dh(entry), seed.to_dc(entry))
-            da, dc_t, dtheta = back(J, dc_tp1, tr.total(dh_t, dh_tp1), dc_t, dtheta)
-            carried.append((dc_t, jump(da), dtheta))
-            emitted.append(seed.keep(da))
-        return _fill(carried, carry), emitted
+    dh: CoState
+    dc: CoState
 
-    def step(carry, at):
-        (c_next, carry), (c_tm1, a_t, entries, resets_t, c_t) = carry, at
+
+def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
+    """Backward over the chunk, all parts together."""
+    jumps = [jumps_of(cell, p, part.moves) for part in parts]
+
+    def local(c_tm1, a_t, c_t):
+        return jac.narrow(cell, jac.blocks(cell, p, c_tm1, a_t, c_t), c_tm1)
+
+    def through(J, laters, entries):
+        found = [back(jac.operators(J), *each) for each in zip(parts, jumps, laters, entries)]
+        return [later for later, _ in found], [da for _, da in found]
+
+    def step(carry, at_t):
+        (c_next, laters), (c_tm1, a_t, entries, resets_t, c_t) = carry, at_t
         c_t = c_next if c_t is None else c_t
-        carry, emitted = through(blocks(c_tm1, a_t, c_t), carry, entries)
-        return (c_tm1, cut(cell, params, c_tm1, resets_t, carry)), emitted
+        laters, da = through(local(c_tm1, a_t, c_t), laters, entries)
+        return (c_tm1, cut(cell, p, c_tm1, resets_t, parts, laters)), da
 
-    xs = (path.c_tm1, path.a, [seed.entry for seed in seeds], path.resets, path.c_t)
-    d = len(unitwise.floats(path.c_K))
-    start = [
-        (seed.dc_K or (None,) * d, None, dict.fromkeys(params.get("theta", {}))) for seed in seeds
-    ]
-    c_1, a_1, entries, *_ = jax.tree.map(lambda x: x[0], xs)
-    start = _settled(through, jax.eval_shape(blocks, c_1, a_1, path.c_K), start, entries)
-    (c_0, carried), emitted = jax.lax.scan(step, (path.c_K, start), xs, reverse=True)
-    psi_0, Xi_0 = jac.output_blocks(cell, params, c_0)
+    entries = [([s.x for s in part.sources], part.dL_dc) for part in parts]
+    xs = (path.c_tm1, path.a, entries, path.resets, path.c_t)
+    c_1, a_1, first, *_ = jax.tree.map(lambda x: x[0], xs)
+    zero, names = (None,) * len(unitwise.floats(path.c_K)), sorted(p.get("theta", {}))
+    start = [Later(part.dc_K or zero, None, (None,) * len(names)) for part in parts]
+    start = _settled(through, jax.eval_shape(local, c_1, a_1, path.c_K), start, first)
+    (c_0, laters), da = jax.lax.scan(step, (path.c_K, start), xs, reverse=True)
+    d, gates = jac.output_operators(*jac.output_blocks(cell, p, c_0)), unitwise.gate_names(p)
 
-    def swept(seed, carry, da):
-        dc_0, dh_0, dtheta = carry  # h^0 → c^1 is a jump too
-        dc_0 = tuple(tr.total(dc, _times(p, dh_0)) for dc, p in zip(dc_0, psi_0))
-        dtheta = {k: tr.total(x, _times(Xi_0[k], dh_0)) for k, x in dtheta.items()}
-        return Swept(da, dc_0, seed.keep(dtheta))
+    def swept(part, later, da):
+        dh_0 = CoState((later.dh,))  # h^0 → c^1 is a jump too
+        dc_0 = d.dh_dc.T @ dh_0 + CoState(later.dc)
+        dtheta = d.dh_dtheta.T @ at(part.starts, dh_0) + CoState(later.dtheta)
+        starts = (named(names, one(k, dtheta)) for k in range(len(part.starts)))
+        kept = (named(gates, x) for x in da)
+        return Swept(dict(zip(part.keep, kept)), dc_0.parts, dict(zip(part.starts, starts)))
 
-    return [swept(*each) for each in zip(seeds, carried, emitted)]
+    return [swept(*each) for each in zip(parts, laters, da)]
+
+
+def back(
+    d: jac.Operators, part: Part, jump: Callable, later: Later, entry: tuple
+) -> tuple[Later, list[CoState]]:
+    """Through one step, for one part. What step t + 1 has sent is the last term of Eq. 2, and of 3."""
+    L = entering(d, part, *entry)
+    dh = L.dh + CoState((later.dh,))  # Eq. 2
+    dc = L.dc + d.dh_dc.T @ dh + CoState(later.dc)  # Eq. 3
+    da = d.dc_da.T @ dc
+    dtheta = CoState(later.dtheta) + to_theta(d, at(part.starts, dh), at(part.starts, dc))
+    dc_tm1 = at(tuple(m.i for m in part.moves), d.dc_dc.T @ dc)
+    kept = [jax.tree.map(part.split, one(q, da)) for q in part.keep]
+    return _fill(Later(dc_tm1.parts, jump(da), dtheta.parts), later), kept
+
+
+def still(cell: Cell, p: dict, path: Path, part: Part) -> Swept:
+    """A co-state that no edge in time leaves or reaches: all steps at once, no scan."""
+
+    def of_step(J, *entry):
+        d = jac.operators(J)
+        L = entering(d, part, *entry)
+        dc = L.dc + d.dh_dc.T @ L.dh
+        return one(0, d.dc_da.T @ dc), one(0, to_theta(d, L.dh, dc))
+
+    J = jac.blocks(cell, p, path.c_tm1, path.a, path.c)
+    da, dtheta = jax.vmap(of_step)(J, [s.x for s in part.sources], part.dL_dc)
+    dtheta = jax.tree.map(lambda x: x.sum(0), dtheta)
+    names = sorted(p.get("theta", {}))
+    return Swept({0: named(unitwise.gate_names(p), da)}, (), {0: named(names, dtheta)})
+
+
+def to_theta(d: jac.Operators, dh: CoState, dc: CoState) -> CoState:
+    """What reaches θ at one step, one a name: Ξᵀ ∂̃h + Θᵀ ∂̃c."""
+    return d.dh_dtheta.T @ dh + d.dc_dtheta.T @ dc
 
 
 def cut(
     cell: Cell,
-    params: dict,
+    p: dict,
     c_tm1: PyTree,
     resets_t: Array | None,
-    carry: list[tuple],
-    own: Callable[[int, Maybe], Maybe] = lambda number, dh: dh,
-) -> list[tuple]:
-    """What goes on to step t − 1, of each seed (∂̃c, ∂̃h, dθ): of examples that start afresh at t,
-    nothing. But their h^0 may depend on θ by itself: `own(number, ∂̃h)` is what θ meets of a seed."""
+    parts: list[Part],
+    laters: list[Later],
+) -> list[Later]:
+    """What goes on to step t − 1: of examples that start afresh at t, nothing. But their h^0 may depend
+    on θ by itself."""
     if resets_t is None:
-        return carry
-    _, Xi_0 = jac.output_blocks(cell, params, c_tm1)
-    keep = lambda x, on: None if x is None else jnp.where(_over(resets_t[:, None], x) == on, x, 0)
+        return laters
+    d = jac.output_operators(*jac.output_blocks(cell, p, c_tm1))
+    only = lambda x, on: jnp.where(along(resets_t[:, None], x, 0) == on, x, 0)
+    keep = lambda tree, on: jax.tree.map(lambda x: only(x, on), tree)
 
-    def of_seed(number, dc, dh, dtheta):
-        fresh = keep(own(number, dh), True)
-        dtheta = {k: tr.total(x, _times(Xi_0[k], fresh)) for k, x in dtheta.items()}
-        return tuple(keep(x, False) for x in dc), keep(dh, False), dtheta
+    def of_part(part, later):
+        fresh = CoState((keep(later.dh, True),))
+        dtheta = d.dh_dtheta.T @ at(part.starts, fresh) + CoState(later.dtheta)
+        return Later(keep(later.dc, False), keep(later.dh, False), dtheta.parts)
 
-    return [of_seed(number, *each) for number, each in enumerate(carry)]
-
-
-def _over(block: Array, x: Array) -> Array:
-    """[B, n] -> [1, …, B, n], as many axes as x has."""
-    return jnp.expand_dims(block, range(x.ndim - block.ndim))
+    return [of_part(*each) for each in zip(parts, laters)]
 
 
-def _times(block: Maybe, x: Maybe) -> Maybe:
-    """A block [B, n] times a co-state [*lead, B, n]."""
-    if block is None or x is None:
+def jumps_of(cell: Cell, p: dict, moves: tuple[Moves, ...]) -> Callable[[CoState], Maybe]:
+    """∂̃a^{t+1} of all co-states -> Σ_k w_jk ∂̃a_k^{t+1} of each one's q·e, which arrives at ∂̃h^t. The
+    product is taken only for the co-states that some e leads to, w_jj alone for those that s does."""
+    w_rec, gates = unitwise.as_gates(p.get("w_rec", {})), unitwise.gate_names(p)
+    by_e, by_s = tuple(m.e for m in moves), tuple(m.s for m in moves)
+    apart = by_e != by_s
+    used_e, place_e = numbered(by_e)
+    used_s, place_s = numbered(by_s if apart else ())
+    if not w_rec or not (used_e or used_s):
+        return lambda da: None
+    w_jj = {g: jnp.diagonal(x) if apart else None for g, x in w_rec.items()}
+    others = {g: x - jnp.diag(w_jj[g]) if apart else x for g, x in w_rec.items()}
+    w = jnp.concatenate(list(others.values()), 1).T
+
+    def jumps(da):
+        of = named(gates, da)
+        there = [x for x in (of[g] for g in w_rec) if x is not None]
+        if not there:
+            return None
+        of = {g: jnp.zeros_like(there[0]) if of[g] is None else of[g] for g in w_rec}
+        by_others = by_itself = None
+        if used_e:
+            x = jnp.concatenate([pick(x, used_e) for x in of.values()], -1)
+            by_others = pick(cell.wires.share(x @ w), place_e)
+        if used_s:
+            own = total(*(along(w_jj[g], x, 0) * pick(x, used_s) for g, x in of.items()))
+            by_itself = pick(own, place_s)
+        return total(by_others, by_itself)
+
+    return jumps
+
+
+def entering(d: jac.Operators, part: Part, xs_t: list, dL_dc_t: Any) -> Direct:
+    """What reaches each co-state within the step."""
+    S, found = len(part.moves), [s.to_dh(x_t) for s, x_t in zip(part.sources, xs_t)]
+    by = {which: total(*(found[k] for k in which)) for which in part.enters}
+    dh = spread([by[which] for which in part.enters], S)
+    dc = part.to_dc(dL_dc_t) or (None,) * len(d.dc_dc.rows)
+    at_ends = lambda x: spread([x if ends else None for ends in part.ends], S)
+    return Direct(CoState((dh,)), CoState(tuple(map(at_ends, dc))))
+
+
+# -- along the axis of co-states -------------------------------------------------------------------
+
+
+def named(names: list[str], x: CoState) -> dict[str, Maybe]:
+    return dict(zip(names, x.parts, strict=True))
+
+
+def one(q: int, x: CoState) -> CoState:
+    """Co-state number q, without the axis."""
+    return jax.tree.map(lambda x: x[q], x)
+
+
+def at(which: Which, x: CoState) -> CoState:
+    """Those of these numbers, in this order."""
+    return x.by(lambda parts: tuple(pick(x, which) for x in parts))
+
+
+def pick(x: Maybe, which: Which) -> Maybe:
+    """x [S, ...] -> [len(which), ...]: x[q] for each q, zeros for None. Runs of consecutive numbers
+    are slices: order m, whose co-states lead each to the next, is one shift."""
+    if x is None or all(q is None for q in which):
         return None
-    return _over(block, x) * x
+    runs: list[list] = []
+    for q in which:
+        last = runs[-1] if runs else None
+        if last is not None and q == (None if last[0] is None else last[0] + last[1]):
+            last[1] += 1
+        else:
+            runs.append([q, 1])
+    parts = [
+        jnp.zeros((size, *x.shape[1:]), x.dtype) if q is None else x[q : q + size]
+        for q, size in runs
+    ]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def numbered(which: Which) -> tuple[tuple[int, ...], Which]:
+    """The numbers in it, each once, and `which` in terms of places among those."""
+    used = tuple(sorted({q for q in which if q is not None}))
+    return used, tuple(None if q is None else used.index(q) for q in which)
+
+
+def spread(found: list[Maybe], S: int) -> Maybe:
+    """One array a co-state -> [S, ...]."""
+    there = [x for x in found if x is not None]
+    if not there:
+        return None
+    if all(x is found[0] for x in found):
+        return jnp.broadcast_to(there[0], (S, *there[0].shape))
+    return jnp.stack([jnp.zeros_like(there[0]) if x is None else x for x in found])
 
 
 def _fill(tree: PyTree, like: PyTree) -> PyTree:
@@ -177,124 +337,3 @@ def _settled(through: Callable, J: jac.Blocks, carry: PyTree, entries: PyTree) -
         if jax.tree.structure(filled) == jax.tree.structure(carry):
             return jax.tree.map(lambda now, then: jnp.broadcast_to(now, then.shape), carry, after)
         carry = filled
-
-
-def top(graded: dict[str, Maybe]) -> dict[str, Maybe]:
-    """The highest grade."""
-    return {k: None if x is None else x[-1] for k, x in graded.items()}
-
-
-# -- from co-states to gradients and traces --------------------------------------------------------
-
-
-def gradient(params: dict, s: Swept, lines: dict[str, Array]) -> list[Array]:
-    """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), one a parameter leaf: one product over time and batch."""
-
-    def leaf(path, p):
-        line = path[0].key
-        x = s.dtheta[path[1].key] if line == "theta" else s.da[tr.gate_of(path)]
-        if x is None:
-            return jnp.zeros_like(p)
-        if line in lines:
-            return lines[line].reshape(-1, p.shape[0]).T @ x.reshape(-1, p.shape[1])
-        return x.reshape(-1, *p.shape).sum(0)
-
-    return [leaf(path, p) for path, p in jax.tree.leaves_with_path(params)]
-
-
-def sources(params: dict, swept: list[Swept], lines: dict[str, Array]) -> list[list[Maybe]]:
-    """Σ_t pre^t ⊗ ∂̃a^t an example, [B, *lead, lines, n], for each parameter leaf and seed.
-
-    All gates and seeds share one product a line: [B, i, K] @ [B, K, columns].
-    """
-    products = {line: _products(x, swept, params[line]) for line, x in lines.items()
-                if line in params}  # fmt: skip
-
-    def leaf(path, seed, s):
-        line = path[0].key
-        if line == "theta":
-            return _examples_first(s.dtheta[path[1].key])
-        if line in lines:
-            return products[line].get((tr.gate_of(path), seed))
-        da = s.da[tr.gate_of(path)]
-        return None if da is None else _examples_first(da.sum(0))
-
-    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
-    return [[leaf(path, i, s) for i, s in enumerate(swept)] for path in paths]
-
-
-def _products(pre: Array, swept: list[Swept], weights: PyTree) -> dict[tuple[str, int], Array]:
-    columns = {}
-    for gate in unitwise.as_gates(weights):
-        for i, s in enumerate(swept):
-            if s.da[gate] is not None:
-                columns[gate, i] = jnp.moveaxis(s.da[gate], -2, 0)  # [B, K, *lead, n]
-    lines, out = jnp.moveaxis(pre, 0, -1), {}
-    # Shared components have one column; beside the others it would put every row out of line.
-    for narrow in (True, False):
-        group = {key: x for key, x in columns.items() if (x.shape[-1] == 1) == narrow}
-        if not group:
-            continue
-        flat = [x.reshape(*x.shape[:2], -1) for x in group.values()]
-        stops = np.cumsum([x.shape[-1] for x in flat])[:-1]
-        parts = jnp.split(lines @ jnp.concatenate(flat, -1), stops, axis=-1)
-        for (key, x), part in zip(group.items(), parts):
-            out[key] = jnp.moveaxis(part.reshape(*part.shape[:2], *x.shape[2:]), 1, -2)
-    return out
-
-
-def _examples_first(x: Maybe) -> Maybe:
-    """[*lead, B, n] -> [B, *lead, n]."""
-    return None if x is None else jnp.moveaxis(x, -2, 0)
-
-
-def reach(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
-    """Σ_c ∂̃c_c⁰ S_c for a trace that ends at its own unit: [B, *lead, lines, n]."""
-
-    def term(dc, S):
-        if dc is None or S is None:
-            return None
-        dc, lead = _examples_first(dc), dc.ndim - 2
-        S = S.reshape(S.shape[0], *(1,) * lead, *S.shape[1:])
-        return jnp.expand_dims(dc, range(1 + lead, S.ndim - 1)) * S
-
-    return tr.total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
-
-
-def reach_ends(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
-    """Σ_c Σ_r ∂̃c_cr⁰ S_cr for a trace that ends at every unit: [B, *lead, lines, n]."""
-
-    def term(dc, S):
-        if dc is None or S is None:
-            return None
-        lead = dc.shape[:-2]
-        out = jnp.einsum("sbr,br...->bs...", dc.reshape(-1, *dc.shape[-2:]), S)
-        return out.reshape(S.shape[0], *lead, *S.shape[2:])
-
-    return tr.total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
-
-
-def meet(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
-    """Σ_batch of `reach`, in one pass over the trace."""
-    return tr.total(
-        *(
-            jnp.einsum("bj,b...j->...j", dc, S if S.shape[-1] == dc.shape[-1] else _wide(S, dc))
-            for dc, S in zip(dc_0, trace)
-            if dc is not None and S is not None
-        )
-    )
-
-
-def _wide(S: Array, dc: Array) -> Array:
-    return jnp.broadcast_to(S, (*S.shape[:-1], dc.shape[-1]))
-
-
-def meet_ends(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
-    """Σ_batch of `reach_ends`, in one pass over the trace."""
-    return tr.total(
-        *(
-            jnp.einsum("br,br...->...", dc, S)
-            for dc, S in zip(dc_0, trace)
-            if dc is not None and S is not None
-        )
-    )

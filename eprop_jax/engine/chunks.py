@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eprop_jax.engine import adjoint, objective, recursions, seeds, signals
+from eprop_jax.engine import adjoint, objective, products, recursions, seeds, signals
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
-from eprop_jax.engine.adjoint import Path, Seed, Swept
+from eprop_jax.engine.adjoint import EVERY, LOCAL, Part, Reached, Source, Swept
 from eprop_jax.network import unitwise
 from eprop_jax.network.forward import before
-from eprop_jax.network.types import Array, Carry, Cell, Maybe, RuleSpec, State
+from eprop_jax.network.stacks import Path
+from eprop_jax.network.types import Array, Carry, Cell, Maybe, PyTree, RuleSpec, State
 
 
 def gradient(recursion: Callable | None) -> Callable:
@@ -93,21 +94,21 @@ class Layers(NamedTuple):
             run,
         )
 
-    def readout_gradient(self, p_out: dict, s: Swept) -> list[Array]:
+    def readout_gradient(self, p_out: dict, s: Reached) -> list[Array]:
         """Σ_t Σ_batch h^t ⊗ ∂̃a_out^t."""
         late, lines, da_K = self._late(s)
-        grads = adjoint.gradient(p_out, late, lines)
+        grads = products.gradient(p_out, late, lines)
         last = {"w_out": self.run.h_K.T @ da_K, "bias": da_K.sum(0)}
         return _add_last(p_out, grads, last)
 
-    def readout_sources(self, p_out: dict, s: Swept) -> list[Maybe]:
+    def readout_sources(self, p_out: dict, s: Reached) -> list[Maybe]:
         """Σ_t h^t ⊗ ∂̃a_out^t an example."""
         late, lines, da_K = self._late(s)
-        fresh = [row[0] for row in adjoint.sources(p_out, [late], lines)]
+        fresh = [row[0] for row in products.sources(p_out, [late], lines)]
         last = {"w_out": self.run.h_K[:, :, None] * da_K[:, None, :], "bias": da_K}
         return _add_last(p_out, fresh, last)
 
-    def _late(self, s: Swept) -> tuple[Swept, dict, Array]:
+    def _late(self, s: Reached) -> tuple[Reached, dict, Array]:
         """Σ_t h^t ∂̃a^t = Σ_t h^{t-1} ∂̃a^{t-1} + h^K ∂̃a^K: only h^{t-1} is stored, and of the two
         factors ∂̃a_out is the small one to shift."""
         da = s.da[unitwise.ONE_DRIVE]
@@ -126,12 +127,11 @@ def without_traces(spec: RuleSpec, params: dict, chunk: objective.Chunk) -> tupl
     """The chunk alone: the adjoint at K = T. (∂̃a, the cell's gradient, the read-out's)"""
     net, p, p_out = spec.network, params["cell"], params["readout"]
     layers = Layers.of(chunk)
-    readout = unitwise.as_cell(net.readout)
-    (back,) = adjoint.sweep(readout, p_out, layers.path_out, 1, [Seed(chunk.dL_dy)])
-    seed = seeds.loss_seed(spec, params, chunk, back)
-    (s,) = adjoint.sweep(net.cell, p, layers.path, spec.order, [seed])
+    (back,) = seeds.at_readout(net.readout, p_out, layers.path_out, [seeds.of_loss(chunk.dL_dy)])
+    part = seeds.loss_part(spec, params, chunk, back)
+    s = adjoint.sweep(net.cell, p, layers.path, [part])[0].at(0)
     grads_out = layers.readout_gradient(p_out, back)
-    return s.da, adjoint.gradient(p, s, layers.lines), grads_out
+    return s.da, products.gradient(p, s, layers.lines), grads_out
 
 
 def with_traces(
@@ -139,13 +139,12 @@ def with_traces(
 ) -> tuple[Carry, dict, list, list]:
     """The chunk, what is older than it, and the traces after it."""
     net, p, p_out, c = spec.network, params["cell"], params["readout"], carry.state.c
-    layers = Layers.of(chunk)
+    layers, graded = Layers.of(chunk), len(spec.moves) > 1
     own, gamma = recursions.unpack(params, carry)
 
     # the read-out: from the loss, and from y^K itself
-    entering = [Seed(chunk.dL_dy), Seed(dc_K=(jnp.ones_like(chunk.run.y[-1]),))]
-    readout = unitwise.as_cell(net.readout)
-    back, final = adjoint.sweep(readout, p_out, layers.path_out, 1, entering)
+    entering = [seeds.of_loss(chunk.dL_dy), seeds.of_state((jnp.ones_like(chunk.run.y[-1]),))]
+    back, final = seeds.at_readout(net.readout, p_out, layers.path_out, entering)
     final = first_unit(final) if net.readout.shared else final
     grads_out = layers.readout_gradient(p_out, back)
     dL_dy_0, dy_dy = back.dc_0[0], final.dc_0[0]  # None: y^t does not depend on y^{t-1}
@@ -155,37 +154,35 @@ def with_traces(
 
     # the cell: from the loss, and from each thing that a trace describes
     spread, to_signal = signals.signal(params, spec.feedback, recursions.is_filtered(spec))
-    entering = [seeds.loss_seed(spec, params, chunk, back), seeds.y_seed(spec, final, spread)]
-    units = seeds.unit_seeds(net.cell, c)
-    if spec.order == 1:
+    entering = [seeds.loss_part(spec, params, chunk, back), seeds.y_part(spec, final, spread)]
+    units = seeds.unit_parts(net.cell, c)
+    if spec.moves == LOCAL:
         s_loss, s_y, *s_c = together(net.cell, p, layers.path, entering, units)
     else:
-        entering.append(seeds.end_seed(spec, c))
-        s_loss, s_y, *s_c = adjoint.sweep(net.cell, p, layers.path, spec.order, entering)
+        entering.append(seeds.end_part(spec.moves, c))
+        s_loss, s_y, s_ends = adjoint.sweep(net.cell, p, layers.path, entering)
     older = Before.of(spec, params, carry)
-    grads = add(adjoint.gradient(p, s_loss, layers.lines), older.meet(s_loss.dc_0))
+    grads = add(products.gradient(p, s_loss.at(0), layers.lines), older.meet(s_loss))
     if dL_dy_0 is not None:
         grads = add(grads, [recursions.meet(to_signal(dL_dy_0), g) for g in gamma])
 
     # the traces at the chunk's end
     traces = {}
-    if spec.order is None:
-        traces["alpha"] = older.ends_after(s_c[0], layers, p, c, None)
-    elif spec.order > 1:
-        jumps = range(1, spec.order)
-        traces["beta"] = tuple(older.ends_after(s_c[0], layers, p, c, s) for s in jumps)
-        s_c = adjoint.sweep(net.cell, p, layers.path, 1, units)
-    fresh = adjoint.sources(p, [s_y, *([] if spec.order is None else s_c)], layers.lines)
-    if spec.order is not None:
+    if spec.moves != LOCAL:
+        after = [older.ends_after(s_ends, layers, p, c, u) for u in range(graded, len(spec.moves))]
+        traces = {"beta": tuple(after)} if graded else {"alpha": after[0]}
+        s_c = adjoint.sweep(net.cell, p, layers.path, units) if graded else []
+    fresh = products.sources(p, [s.at(0) for s in (s_y, *s_c)], layers.lines)
+    if older.local:
         new = [
             tuple(
-                None if old[r] is None else tr.total(adjoint.reach(s.dc_0, old), row[1 + r])
+                None if old[r] is None else tr.total(products.reach(s.at(0).dc_0, old), row[1 + r])
                 for r, s in enumerate(s_c)
             )
             for old, row in zip(older.local, fresh)
         ]
         traces["epsilon"] = tr.pack(p, c, new)
-    paths = older.reach(s_y.dc_0, -1)
+    paths = older.reach(s_y, 0)
     gamma = [
         jnp.broadcast_to(x, g.shape) if x is not None else jnp.zeros_like(g)
         for g, x in (
@@ -194,7 +191,7 @@ def with_traces(
         )
     ]
     carry = carry._replace(**traces, gamma=recursions.pack(params, carry, own, gamma))
-    return carry, s_loss.da, grads, grads_out
+    return carry, s_loss.at(0).da, grads, grads_out
 
 
 class Before(NamedTuple):
@@ -204,47 +201,41 @@ class Before(NamedTuple):
     """ε: paths without a jump, which end at their own unit (empty for RTRL)"""
     ends: list[list[tr.Trace]]
     """β⁽¹⁾ … β⁽ᵐ⁻¹⁾, or α alone: paths that end at any unit"""
-    graded: bool
 
     @staticmethod
     def of(spec: RuleSpec, params: dict, carry: Carry) -> Before:
         unpack = lambda tree: tr.unpack(params["cell"], carry.state.c, tree)
-        if spec.order is None:
-            return Before([], [unpack(carry.alpha)], False)
-        return Before(unpack(carry.epsilon), [unpack(b) for b in carry.beta], spec.order > 1)
+        if spec.moves == EVERY:
+            return Before([], [unpack(carry.alpha)])
+        return Before(unpack(carry.epsilon), [unpack(b) for b in carry.beta])
 
-    def terms(self, dc_0: tuple, grade: int, local: Callable, ends: Callable) -> list:
-        """Σ_s of older paths with s jumps and co-states with `grade` − s, a parameter leaf."""
-        if not self.graded:
-            return [local(dc_0, x) for x in self.local] or [ends(dc_0, x) for x in self.ends[0]]
-        n_grades = len(self.ends) + 1
-        grade = grade % n_grades
-        of = lambda u: tuple(None if dc is None else dc[u] for dc in dc_0)
-        out = [local(of(grade), x) for x in self.local]
-        for s in range(1, grade + 1):
-            more = [ends(of(grade - s), x) for x in self.ends[s - 1]]
-            out = [tr.total(x, y) for x, y in zip(out, more)]
-        return out
+    def terms(self, s: Swept, first: int, local: Callable, ends: Callable) -> list:
+        """Σ over what is older, the paths with 0, 1, … jumps: each meets the co-state that has as many
+        jumps fewer left as co-state number `first` has. One entry a parameter leaf."""
+        held = [(local, self.local)] if self.local else []
+        held += [(ends, S) for S in self.ends]
+        size = len(held)
+        met = [
+            [meet(s.at(first + jumps).dc_0, leaf) for leaf in S]
+            for jumps, (meet, S) in enumerate(held)
+            if first + jumps < size
+        ]
+        return [tr.total(*of_leaf) for of_leaf in zip(*met)]
 
-    def meet(self, dc_0: tuple) -> list[Maybe]:
-        """Σ_batch ⟨∂̃c⁰, S⟩ with at most m − 1 jumps in all: what is older than the chunk."""
-        return self.terms(dc_0, -1, adjoint.meet, adjoint.meet_ends)
+    def meet(self, s: Swept) -> list[Maybe]:
+        """Σ_batch ⟨∂̃c⁰, S⟩: what is older than the chunk."""
+        return self.terms(s, 0, products.meet, products.meet_ends)
 
-    def reach(self, dc_0: tuple, grade: int) -> list[Maybe]:
+    def reach(self, s: Swept, first: int) -> list[Maybe]:
         """The same for each example and seed: [B, *lead, lines, n]."""
-        return self.terms(dc_0, grade, adjoint.reach, adjoint.reach_ends)
+        return self.terms(s, first, products.reach, products.reach_ends)
 
-    def ends_after(self, s: Swept, layers: Layers, p: dict, c: Any, jumps: int | None) -> Any:
-        """β⁽ʲᵘᵐᵖˢ⁾ (or α, for None) after the chunk; the seeds were all components at all units."""
-        if jumps is not None:
-            pick = lambda x: None if x is None else x[:, jumps]
-            s = s._replace(
-                da={g: pick(x) for g, x in s.da.items()},
-                dtheta={k: None if x is None else x[jumps] for k, x in s.dtheta.items()},
-            )
-        fresh = adjoint.sources(p, [s], layers.lines)
-        old = self.reach(s.dc_0, 0 if jumps is None else jumps)
-        was = self.ends[0 if jumps is None else jumps - 1]
+    def ends_after(self, s: Swept, layers: Layers, p: dict, c: Any, jumps: int) -> Any:
+        """β⁽ʲᵘᵐᵖˢ⁾ (or α) after the chunk; the seeds were all components at all units."""
+        first = len(self.ends) - jumps if self.local else 0
+        fresh = products.sources(p, [s.at(first)], layers.lines)
+        old = self.reach(s, first)
+        was = self.ends[jumps - 1 if self.local else 0]
         d = len(was[0])
 
         def components(x, like):
@@ -262,39 +253,38 @@ class Before(NamedTuple):
 
 
 def together(
-    cell: Cell, p: dict, path: Path, entering: list[Seed], units: list[Seed]
+    cell: Cell, p: dict, path: Path, entering: list[Part], units: list[Part]
 ) -> list[Swept]:
-    """A sweep without jumps, its full-width seeds stacked: at small batches, what a step costs is the
-    number of its operations. (The seed of a shared component is [B, 1], and stays by itself.)"""
-    parts = unitwise.floats(path.c_K)
-    batch, n = parts[0].shape
-    full = [max(x.shape[1] for x in s.dc_K if x is not None) == n for s in units]
+    """A sweep without jumps, its full-width parts stacked: at small batches, what a step costs is the
+    number of its operations. (That of a shared component is [B, 1], and stays by itself.)"""
+    states = unitwise.floats(path.c_K)
+    batch, n = states[0].shape
+    full = [max(x.shape[-1] for x in s.dc_K if x is not None) == n for s in units]
     wide = [s for s, is_full in zip(units, full) if is_full]
-    first = [jax.tree.map(lambda x: x[0], s.entry) for s in entering]
-    leads = [jax.eval_shape(s.to_dh, x).shape[:-2] for s, x in zip(entering, first)]
+    first = [jax.tree.map(lambda x: x[0], s.sources[0].x) for s in entering]
+    leads = [jax.eval_shape(s.sources[0].to_dh, x).shape[:-2] for s, x in zip(entering, first)]
     stops = np.cumsum([math.prod(lead) for lead in leads] + [1] * len(wide))
 
     def to_dh(entries):
-        dh = [s.to_dh(x).reshape(-1, batch, n) for s, x in zip(entering, entries)]
-        return jnp.concatenate([*dh, jnp.zeros((len(wide), batch, n), parts[0].dtype)])
+        dh = [s.sources[0].to_dh(x).reshape(-1, batch, n) for s, x in zip(entering, entries)]
+        return jnp.concatenate([*dh, jnp.zeros((len(wide), batch, n), states[0].dtype)])
 
     def to_dc(entries):
-        found = [s.to_dc(x) for s, x in zip(entering, entries)]
-        if all(x is None for x in found):
+        if all(x is None for x in entries):
             return None
-        nothing = jnp.zeros((len(wide), batch, n), parts[0].dtype)
-        blank = [jnp.zeros((math.prod(lead), batch, n), parts[0].dtype) for lead in leads]
+        nothing = jnp.zeros((len(wide), batch, n), states[0].dtype)
+        blank = [jnp.zeros((math.prod(lead), batch, n), states[0].dtype) for lead in leads]
 
         def component(c):
-            own = [z if x is None else x[c].reshape(z.shape) for x, z in zip(found, blank)]
+            own = [z if x is None else x[c].reshape(z.shape) for x, z in zip(entries, blank)]
             return jnp.concatenate([*own, nothing])
 
-        return tuple(component(c) for c in range(len(parts)))
+        return tuple(component(c) for c in range(len(states)))
 
     def at_end(c):
-        found = [jnp.zeros_like(parts[c]) if s.dc_K[c] is None else s.dc_K[c] for s in wide]
-        nothing = jnp.zeros((stops[len(entering) - 1], batch, n), parts[c].dtype)
-        return jnp.concatenate([nothing, *(x[None] for x in found)])
+        found = [jnp.zeros_like(states[c])[None] if s.dc_K[c] is None else s.dc_K[c] for s in wide]
+        nothing = jnp.zeros((stops[len(entering) - 1], batch, n), states[c].dtype)
+        return jnp.concatenate([nothing, *found])[None]
 
     leads += [()] * len(wide)
 
@@ -302,22 +292,30 @@ def together(
         x = x[..., stops[i] - math.prod(leads[i]) : stops[i], :, :]
         return x.reshape(*x.shape[:-3], *leads[i], *x.shape[-2:])
 
-    def parts_of(tree):
-        return [jax.tree.map(lambda x, i=i: cut(x, i), tree) for i in range(len(leads))]
+    def parts_of(x):
+        return [cut(x, i) for i in range(len(leads))]
 
-    dc_K = tuple(at_end(c) for c in range(len(parts)))
-    stack = Seed(tuple(s.entry for s in entering), to_dh, dc_K, to_dc, keep=parts_of)
+    source = Source(tuple(s.sources[0].x for s in entering), to_dh)
+    stack = Part(LOCAL, (source,), ((0,),), tuple(s.dL_dc for s in entering), (True,), to_dc,
+                 tuple(at_end(c) for c in range(len(states))), split=parts_of)  # fmt: skip
     if p.get("theta"):  # θ_j reaches a shared component of its own unit alone
         lone = [s for s, is_full in zip(units, full) if not is_full]
-        stacked, *alone = adjoint.sweep(cell, p, path, 1, [stack, *lone])
+        stacked, *alone = adjoint.sweep(cell, p, path, [stack, *lone])
     else:
-        (stacked,) = adjoint.sweep(cell, p, path, 1, [stack])
+        (stacked,) = adjoint.sweep(cell, p, path, [stack])
         alone = [of_shared(cell, p, path, r) for r, is_full in enumerate(full) if not is_full]
-    # `keep` has cut the first and the last of the three into parts already.
-    cuts = zip(stacked.da, parts_of(stacked.dc_0), stacked.dtheta)
-    swept = [Swept(*each) for each in cuts]
+    parts = [{g: x and x[i] for g, x in stacked.da[0].items()} for i in range(len(leads))]
+    rest_of = zip(parts, *(split_tree(parts_of, tree, len(leads)) for tree in stacked[1:]))
+    swept = [Swept({0: da}, dc_0, dtheta) for da, dc_0, dtheta in rest_of]
     rest, alone = iter(swept[len(entering) :]), iter(alone)
     return swept[: len(entering)] + [next(rest) if is_full else next(alone) for is_full in full]
+
+
+def split_tree(parts_of: Callable, tree: PyTree, n: int) -> list[PyTree]:
+    """`parts_of` each leaf, as n trees."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [parts_of(x) for x in leaves]
+    return [structure.unflatten([x[i] for x in parts]) for i in range(n)]
 
 
 def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
@@ -334,17 +332,14 @@ def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
     later = jnp.zeros_like(ones) if factor is None else jnp.cumprod(factor[::-1], 0)[::-1]
     after_t = jnp.concatenate([jnp.broadcast_to(later, unitwise.floats(c_tm1)[r].shape)[1:], ones])
     da = {g: None if b is None else b * after_t for g, b in B[r].items()}
-    return Swept(da, tuple(later[0] if i == r else None for i in range(len(D))), {})
+    dc_0 = tuple(later[:1] if i == r else None for i in range(len(D)))
+    return Swept({0: da}, dc_0, {})
 
 
-def first_unit(s: Swept) -> Swept:
+def first_unit(s: Reached) -> Reached:
     """One read-out unit for all, where all are the same."""
-    one = lambda x: None if x is None else x[..., :1]
-    return Swept(
-        {g: one(x) for g, x in s.da.items()},
-        tuple(one(x) for x in s.dc_0),
-        {k: one(x) for k, x in s.dtheta.items()},
-    )
+    one = lambda x: x[..., :1]
+    return jax.tree.map(one, s)
 
 
 def add(grads: list[Array], more: list[Maybe]) -> list[Array]:

@@ -57,7 +57,7 @@ def specify(
                 own = type(given) is tuple and net.stacked
                 checks.is_callable(f"{name_of}[{l}]" if own else name_of, f)
     checks.one_of("feedback", kind, signals.KINDS)
-    return RuleSpec(name, None, net, loss, activity_loss, kind, state_loss, language=language)
+    return RuleSpec(name, language, net, loss, activity_loss, kind, state_loss)
 
 
 def of_library(name: str, rule: Any) -> RuleSpec:

@@ -16,6 +16,7 @@ import jax
 
 from eprop_jax import checks
 from eprop_jax.engine import dependence
+from eprop_jax.engine.operators import PerUnit
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Cell, Maybe, PyTree
 
@@ -64,6 +65,34 @@ def blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree, c_t: PyTree) ->
     checks.instance("cell", cell, Cell, "an ej.Cell")
     implicit = implicit_blocks(cell, params, c_tm1, a_t)
     return Blocks(*implicit, *output_blocks(cell, params, c_t))
+
+
+class Operators(NamedTuple):
+    """The same blocks, to multiply by: `d.dc_dc @ S`, `d.dh_dc.T @ dh`."""
+
+    dc_dc: PerUnit
+    """∂c^t/∂c^{t-1}"""
+    dc_da: PerUnit
+    """∂c^t/∂a^t, a column a gate"""
+    dc_dtheta: PerUnit
+    """∂c^t/∂θ, a column a name"""
+    dh_dc: PerUnit
+    dh_dtheta: PerUnit
+
+
+class OutputOperators(NamedTuple):
+    dh_dc: PerUnit
+    dh_dtheta: PerUnit
+
+
+def operators(J: Blocks) -> Operators:
+    """Gates and names are in the order of the alphabet."""
+    by_name = lambda rows: PerUnit(tuple(tuple(row[k] for k in sorted(row)) for row in rows))
+    return Operators(PerUnit(J.D), by_name(J.B), by_name(J.Theta), *output_operators(J.psi, J.Xi))
+
+
+def output_operators(psi: tuple[Maybe, ...], Xi: dict[str, Maybe]) -> OutputOperators:
+    return OutputOperators(PerUnit((psi,)), PerUnit((tuple(Xi[k] for k in sorted(Xi)),)))
 
 
 def implicit_blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> tuple:

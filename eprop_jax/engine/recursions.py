@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, signals
 from eprop_jax.engine import traces as tr
+from eprop_jax.engine.adjoint import LOCAL
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Array, Carry, Gamma, Maybe, RuleSpec, State
 
@@ -74,7 +75,7 @@ def moment(spec: RuleSpec, params: dict, chunk: objective.Chunk) -> Moment:
 
 def is_filtered(spec: RuleSpec) -> bool:
     """Does one filtered trace serve all read-out units (Eq. 39)? Only without explicit paths."""
-    return spec.order == 1 and spec.network.readout.shared
+    return spec.moves == LOCAL and spec.network.readout.shared
 
 
 # -- carries as lists -----------------------------------------------------------------------------

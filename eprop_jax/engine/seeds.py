@@ -2,85 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
-from eprop_jax.engine import adjoint, objective, signals
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import traces as tr
-from eprop_jax.engine.adjoint import Seed, Swept
+from eprop_jax.engine import objective, signals
+from eprop_jax.engine.adjoint import LOCAL, Moves, Part, Reached, Source, sweep
+from eprop_jax.engine.operators import each, total
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import Array, RuleSpec
+from eprop_jax.network.stacks import Path
+from eprop_jax.network.types import Array, Cell, Maybe, Readout, RuleSpec
 
 
-def graded(spec: RuleSpec) -> bool:
-    """Are jumps counted? (No jump at all, or any number, need no count.)"""
-    return spec.order not in (1, None)
+def of_loss(dL_dy: Array) -> Part:
+    """∂L/∂y^t, [K, B, n_out]: of a read-out, whose output is its own state."""
+    return Part(LOCAL, (Source(dL_dy),), ((0,),))
 
 
-def every_grade(spec: RuleSpec, dh: Array) -> Array:
-    """Enter with every grade: co-states of at most u jumps."""
-    return jnp.broadcast_to(dh, (spec.order, *dh.shape)) if graded(spec) else dh
+def of_state(c_K: tuple[Maybe, ...]) -> Part:
+    """Parts of the final state, by component [*lead, B, n], whose paths stay in their unit."""
+    return Part(LOCAL, dc_K=tuple(each(lambda x: x[None], x) for x in c_K))
 
 
-def kept(spec: RuleSpec) -> Callable:
-    """At most m − 1 jumps: of co-states that are cumulative in their grade, the highest."""
-    return adjoint.top if graded(spec) else lambda da: da
+def at_readout(readout: Readout, p: dict, path: Path, parts: list[Part]) -> list[Reached]:
+    """A read-out is a layer of one co-state, which keeps its i."""
+    return [s.at(0) for s in sweep(unitwise.as_cell(readout), p, path, parts)]
 
 
-def loss_seed(spec: RuleSpec, params: dict, chunk: objective.Chunk, back: Swept) -> Seed:
+def loss_part(spec: RuleSpec, params: dict, chunk: objective.Chunk, back: Reached) -> Part:
     """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence) and from the activity, and
     ∂L/∂c^t from the state loss."""
     B = signals.weights(params, spec.feedback)
     # The same at each step, it need not be stored for each.
     always, at_t = (chunk.dL_dh, None) if _is_constant(chunk) else (None, chunk.dL_dh)
     always = None if always is None else always[0]
-
-    def to_dh(entry):
-        return every_grade(spec, tr.total(entry[0] @ B.T, always, entry[2]))
-
-    def to_dc(entry):
-        return entry[1] and tuple(every_grade(spec, x) for x in entry[1])
-
-    entry = (back.da[unitwise.ONE_DRIVE], chunk.dL_dc, at_t)
-    return Seed(entry, to_dh, to_dc=to_dc, keep=kept(spec))
+    x = back.da[unitwise.ONE_DRIVE], at_t
+    source = Source(x, lambda x: total(x[0] @ B.T, always, x[1]))
+    return everywhere(spec.moves, source)._replace(dL_dc=chunk.dL_dc)
 
 
 def _is_constant(chunk: objective.Chunk) -> bool:
     return chunk.dL_dh is not None and chunk.dL_dh.shape[0] == 1
 
 
-def y_seed(spec: RuleSpec, final: Swept, spread: Array) -> Seed:
+def y_part(spec: RuleSpec, final: Reached, spread: Array) -> Part:
     """∂y^K/∂h^t, one a read-out trace: [s, B, n]."""
-
-    def to_dh(dy_da):
-        return every_grade(spec, dy_da.T[:, :, None] * spread[:, None, :])
-
-    return Seed(final.da[unitwise.ONE_DRIVE], to_dh, keep=kept(spec))
+    to_dh = lambda dy_da: dy_da.T[:, :, None] * spread[:, None, :]
+    return everywhere(spec.moves, Source(final.da[unitwise.ONE_DRIVE], to_dh))
 
 
-def unit_seeds(cell, c: Any) -> list[Seed]:
-    """One seed a component of c^K, at all units at once: paths stay inside their unit."""
+def everywhere(moves: tuple[Moves, ...], source: Source) -> Part:
+    """Paths may end after any number of jumps that they may take."""
+    return Part(moves, (source,), ((0,),) * len(moves), ends=(True,) * len(moves))
+
+
+def unit_parts(cell: Cell, c: Any) -> list[Part]:
+    """One a component of c^K, at all units at once: paths stay inside their unit."""
     parts, shared = unitwise.floats(c), jac.shared_positions(cell, c)
 
-    def seed(r):
+    def part(r):
         one = jnp.ones_like(parts[r][:, :1] if r in shared else parts[r])
-        return Seed(dc_K=tuple(one if i == r else None for i in range(len(parts))))
+        return of_state(tuple(one if i == r else None for i in range(len(parts))))
 
-    return [seed(r) for r in range(len(parts))]
+    return [part(r) for r in range(len(parts))]
 
 
-def end_seed(spec: RuleSpec, c: Any) -> Seed:
-    """Every component of c^K at every unit r, as one leading axis of d · n (components outermost);
-    they enter with grade 0 alone: co-states of exactly u jumps."""
-    parts = unitwise.floats(c)
+def end_part(moves: tuple[Moves, ...], c: Any) -> Part:
+    """Every component of c^K at every unit r, as one leading axis of d · n (components outermost),
+    where no further jump may be taken: of a chain of m co-states, number q is of the paths with exactly
+    m − 1 − q jumps."""
+    parts, places = unitwise.floats(c), tuple(range(len(moves)))
     batch, n = parts[0].shape
     at_r = jnp.broadcast_to(jnp.eye(n, dtype=parts[0].dtype)[:, None], (n, batch, n))
     zero = jnp.zeros_like(at_r)
     d = range(len(parts))
     dc_K = [jnp.concatenate([at_r if r == i else zero for r in d]) for i in d]
-    if graded(spec):
-        dc_K = [jnp.zeros((spec.order, *x.shape), x.dtype).at[0].set(x) for x in dc_K]
-    return Seed(dc_K=tuple(dc_K))
+    last = lambda x: jnp.zeros((len(moves), *x.shape), x.dtype).at[-1].set(x)
+    dc_K = tuple(last(x) if len(moves) > 1 else x[None] for x in dc_K)
+    return Part(moves, dc_K=dc_K, keep=places, starts=places)

@@ -313,9 +313,8 @@ class RuleSpec(NamedTuple):
     """What a rule is a rule of: read by `ej.compare` and by printed tables."""
 
     name: str
-    order: int | None
-    """Of the engine of one layer: 1: e-prop; m: m-order; None: no path is cut. (Of the engine of
-    stacks: None.)"""
+    language: str
+    """the paths that it keeps (`ej.paths`)"""
     network: Network
     loss: Callable
     activity_loss: Callable | None
@@ -325,8 +324,8 @@ class RuleSpec(NamedTuple):
     """(spec, params, carry, data, keep) -> (carry, StepOutput, () -> ∂L/∂xs): a chunk, on one batch
     axis and in the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs
     elsewhere."""
-    language: str = "(i|e|f)*"
-    """the paths that it keeps (`ej.paths`)"""
+    moves: tuple = ()
+    """the co-states of its adjoint (`engine.adjoint.Moves`), where the engine of one layer runs it"""
     costates: Callable | None = None
     """(params) -> the co-states of its adjoint, where the engine of stacks runs it"""
 

@@ -26,6 +26,7 @@ import jax
 
 from eprop_jax import checks
 from eprop_jax.engine import jacobians as jac
+from eprop_jax.engine.adjoint import EVERY
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Carry, Cell, LearningRule, PyTree, RuleSpec
 
@@ -162,7 +163,7 @@ def paths(graph: Graph) -> Iterator[tuple[Edge, ...]]:
 
 
 def _max_jumps(spec: RuleSpec) -> int | None:
-    return None if spec.order is None else spec.order - 1
+    return None if spec.moves == EVERY else len(spec.moves) - 1
 
 
 def _edges(

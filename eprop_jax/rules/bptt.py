@@ -4,7 +4,7 @@
     dL/dc_j^t = dL/dh_j^t ∂h_j^t/∂c_j^t + dL/dc_j^{t+1} ∂c_j^{t+1}/∂c_j^t  Eq. 3   implicit recurrence
     dL/dw_ij = Σ_t dL/dc_j^t ∂c_j^t/∂w_ij                                  Eq. 4
 
-The backward sweep is `adjoint.sweep` with order None, which is these lines for a chunk; Eq. 4 is one
+The backward sweep is `adjoint.sweep`, which is these lines for a chunk; Eq. 4 is one
 product over time and batch. Werbos 1990.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eprop_jax.engine import chunks, definition, layers
+from eprop_jax.engine.adjoint import EVERY
 from eprop_jax.network.types import Array, LearningRule, Network
 
 
@@ -55,4 +56,4 @@ def bptt(
     spec = definition.specify("BPTT", "(i|e|f)*", net, loss, activity_loss, state_loss)
     if net.stacked:
         return layers.of_layers(spec, traced=False)
-    return definition.build(spec, lambda *_: {}, chunks.gradient(None))
+    return definition.build(spec._replace(moves=EVERY), lambda *_: {}, chunks.gradient(None))

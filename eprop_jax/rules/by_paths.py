@@ -16,6 +16,7 @@ import jax
 
 from eprop_jax.engine import chunks, definition, layers
 from eprop_jax.engine import paths as languages
+from eprop_jax.engine.adjoint import EVERY, LOCAL, chain
 from eprop_jax.network.types import Array, LearningRule, Network, RuleSpec
 from eprop_jax.rules import eprop, m_order, rtrl
 
@@ -81,13 +82,13 @@ def landed(spec: RuleSpec) -> LearningRule | None:
     definition.check_unit(spec.network, params)
     own = layers.costates(spec, params)
     same = lambda language: layers.costates(spec._replace(language=language), params) == own
-    build = lambda order, of: definition.build(
-        spec._replace(order=order), of.init_traces, chunks.gradient(of.recursion)
+    build = lambda moves, of: definition.build(
+        spec._replace(moves=moves), of.init_traces, chunks.gradient(of.recursion)
     )
     if same("i*"):
-        return build(1, eprop)
+        return build(LOCAL, eprop)
     if same("(i|e)*"):
-        return build(None, rtrl)
+        return build(EVERY, rtrl)
     if same(languages.order(len(own))):
-        return build(len(own), m_order)
+        return build(chain(len(own)), m_order)
     return None

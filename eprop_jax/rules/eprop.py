@@ -17,6 +17,7 @@ from typing import Any
 from eprop_jax.engine import chunks, definition, layers, recursions
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
+from eprop_jax.engine.adjoint import LOCAL
 from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
 
 
@@ -63,7 +64,7 @@ def eprop(
     spec = definition.specify("e-prop", "i*", net, loss, activity_loss, state_loss, feedback)
     if net.stacked:
         return layers.of_layers(spec)
-    spec = spec._replace(order=1)
+    spec = spec._replace(moves=LOCAL)
     return definition.build(spec, init_traces, chunks.gradient(recursion))
 
 

@@ -24,6 +24,7 @@ from eprop_jax import checks
 from eprop_jax.engine import chunks, definition, layers, paths, recursions
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
+from eprop_jax.engine.adjoint import chain
 from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
 from eprop_jax.rules.eprop import init_traces as first_order_traces
 from eprop_jax.rules.eprop import recursion as first_order
@@ -76,7 +77,7 @@ def m_order_eprop(
     )
     if net.stacked:
         return layers.of_layers(spec)
-    spec = spec._replace(order=order)
+    spec = spec._replace(moves=chain(order))
     if order == 1:
         return definition.build(spec, first_order_traces, chunks.gradient(first_order))
     return definition.build(spec, init_traces, chunks.gradient(recursion))
@@ -86,7 +87,7 @@ def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     """ε = β⁽ˢ⁾ = 0 and γ = 0: no path has started."""
     cell, p, c = spec.network.cell, params["cell"], state.c
     ends = tr.zeros(cell, p, c, jac.structure(cell, p, c), batch, cell.n_units)
-    beta = (ends,) * (spec.order - 1)
+    beta = (ends,) * (len(spec.moves) - 1)
     return {**first_order_traces(spec, params, state, batch), "beta": beta}
 
 

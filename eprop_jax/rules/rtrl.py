@@ -17,6 +17,7 @@ from typing import Any
 from eprop_jax.engine import chunks, definition, layers, recursions
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
+from eprop_jax.engine.adjoint import EVERY
 from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
 
 
@@ -56,7 +57,7 @@ def rtrl(
     spec = definition.specify("RTRL", "(i|e|f)*", net, loss, activity_loss, state_loss)
     if net.stacked:
         return layers.of_layers(spec)
-    return definition.build(spec, init_traces, chunks.gradient(recursion))
+    return definition.build(spec._replace(moves=EVERY), init_traces, chunks.gradient(recursion))
 
 
 def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:

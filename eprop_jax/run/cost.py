@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.engine import definition
+from eprop_jax.engine.adjoint import LOCAL
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Carry, LearningRule, PyTree, RuleSpec, by_layer
 from eprop_jax.network.units import compute_dtype
@@ -73,25 +74,25 @@ def cost(
     recurrent = sum(w.size for w in jax.tree.leaves(p.get("w_rec", {})))
     gates = len(unitwise.gate_names(p))
     d = len(unitwise.floats(carry.state.c))
-    order, traced = spec.order, carry.gamma != ()
+    traced, jumps = carry.gamma != (), len({m.e for m in spec.moves} - {None})
 
     work = 2 * B * P + 3 * B * n * n_out  # forward and gradient, of cell and read-out
-    work += B * recurrent * (1 if order is None else order - 1)
+    work += B * recurrent * jumps
     floats = jnp.dtype(compute_dtype(params)).itemsize * B
     kept = floats * (n * (d + 2 * gates + 1) + 4 * n_out)
     if traced and K is not None:
         # Scanned, a trace of width 1 is free.
         local = sum(x.size for x in jax.tree.leaves((carry.epsilon, carry.gamma.cell)))
-        if order == 1:
+        if not jumps:
             work += local * (1 + 3 / K)
         else:
-            ends, jumps = d * n + n_out, 1 if order is None else order
+            ends, states = d * n + n_out, len(spec.moves)
             dense = sum(x.size for x in jax.tree.leaves((carry.alpha, carry.beta)))
             if K == 1:
                 work += dense * (d + n * gates) + local
             else:
-                work += jumps * ends * B * (recurrent + P) + (jumps + 1) / 2 * dense * d * n / K
-            kept += floats * jumps * ends * n * gates
+                work += states * ends * B * (recurrent + P) + (states + 1) / 2 * dense * d * n / K
+            kept += floats * states * ends * n * gates
     return Cost(float(work), int(trace_bytes), int(kept * (K or 1)))
 
 
@@ -131,7 +132,7 @@ def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...],
         raise TypeError("chunk: 'auto' needs one of the library's rules; give an int")
     if rule.spec.name == "BPTT":
         return T  # a shorter chunk would be truncated
-    local = rule.spec.order == 1
+    local = rule.spec.moves == LOCAL
     if rule.spec.costates is not None:
         carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)
         local = not jax.tree.leaves(carry.alpha)

@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec as P
 
 from eprop_jax import checks
 from eprop_jax.engine import definition, derivative
+from eprop_jax.engine.adjoint import LOCAL
 from eprop_jax.network import forward
 from eprop_jax.network.types import (
     NO_STEPS,
@@ -115,7 +116,7 @@ def parallel(
         )
     net, known = spec.network, {}
     _divides(mesh, "units", units, net.cell.n_units, "the network's n_units")
-    by_unit = units is None or spec.order == 1 or spec.name == "BPTT"
+    by_unit = units is None or spec.moves == LOCAL or spec.name == "BPTT"
 
     def own(params, carry, xs, ys, steps, keep, by_xs, window=None):
         """On one device: its own units and examples."""

@@ -180,7 +180,7 @@ class Probe:
         return jax.tree.map(np.asarray, _fidelity(self.gradient(rule, given), exact))
 
     def gradient(self, rule: LearningRule, params: PyTree) -> PyTree:
-        key = rule.spec and (rule.spec.order, rule.spec.feedback)  # e-prop is order 1
+        key = rule.spec and (rule.spec.language, rule.spec.feedback)
         if key not in self.compiled:
             f = value_and_grad(rule)
             # Run a few times each: the time goes into compiling, so compile lightly.

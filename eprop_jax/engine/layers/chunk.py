@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax.engine import adjoint, objective, recursions
+from eprop_jax.engine import objective, products, recursions, seeds
 from eprop_jax.engine import traces as tr
-from eprop_jax.engine.adjoint import Seed
+from eprop_jax.engine.adjoint import Reached, Source
 from eprop_jax.engine.chunks import add, first_unit
 from eprop_jax.engine.layers import meets
 from eprop_jax.engine.layers.descend import Family, Found, Meets, descend, to_inputs
 from eprop_jax.engine.layers.plan import Plan, leading, narrow, reached_from
-from eprop_jax.engine.layers.sweep import Source
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Run, run
 from eprop_jax.network.types import (
@@ -79,7 +78,7 @@ class Chunk(NamedTuple):
     path: Run
     wide: meets.Wide
     B_l: list[Maybe]
-    back: adjoint.Swept
+    back: Reached
     """the read-out from the loss, and"""
     final: Maybe
     """from y^K itself"""
@@ -94,8 +93,8 @@ class Chunk(NamedTuple):
     def of(spec, params, plan, path, data, dL_dy, traced) -> Chunk:
         leaky = traced and plan.leaky
         wide = meets.wide_readout(spec, params)
-        seeds = [Seed(dL_dy)] + [Seed(dc_K=(jnp.ones_like(path.y[-1]),))] * leaky
-        back, *final = meets.at_readout(spec, wide, path, seeds)
+        parts = [seeds.of_loss(dL_dy), seeds.of_state((jnp.ones_like(path.y[-1]),))]
+        back, *final = meets.at_readout(spec, wide, path, parts[: 1 + leaky])
         final = final[0] if final else None
         if final is not None and spec.network.readout.shared:
             final = first_unit(final)
@@ -123,18 +122,18 @@ class Chunk(NamedTuple):
         """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), one a parameter leaf."""
         if l not in found.da:
             return [jnp.zeros_like(w) for w in jax.tree.leaves(self.cell(l))]
-        return adjoint.gradient(self.cell(l), as_swept(found, l), self.lines(l))
+        return products.gradient(self.cell(l), as_reached(found, l), self.lines(l))
 
     def fresh(self, l: int, found: list[Found]) -> list[dict[int, Maybe]]:
         """Σ_t pre^t ⊗ ∂̃a^t an example, one a parameter leaf: {number of the descent: value}."""
         there = [k for k, of in enumerate(found) if l in of.da]
-        swept = [as_swept(found[k], l) for k in there]
-        rows = adjoint.sources(self.cell(l), swept, self.lines(l))
+        reached = [as_reached(found[k], l) for k in there]
+        rows = products.sources(self.cell(l), reached, self.lines(l))
         return [dict(zip(there, row)) for row in rows]
 
 
-def as_swept(found: Found, l: int) -> adjoint.Swept:
-    return adjoint.Swept(found.da[l], (), found.dtheta[l])
+def as_reached(found: Found, l: int) -> Reached:
+    return Reached(found.da[l], (), found.dtheta[l])
 
 
 # -- what descents start from ----------------------------------------------------------------------
@@ -151,7 +150,7 @@ class Target(NamedTuple):
 
 
 def of_outputs(
-    spec: RuleSpec, plan: Plan, B_l: list[Maybe], final: adjoint.Swept
+    spec: RuleSpec, plan: Plan, B_l: list[Maybe], final: Reached
 ) -> tuple[Family, Family]:
     """∂y^K/∂h^t, for the layers that have one γ for all outputs, and for those that have one each."""
     dy_da, layers = final.da[unitwise.ONE_DRIVE], range(len(B_l))
@@ -227,11 +226,11 @@ class Older(NamedTuple):
 
     def meet(self, dc_0: dict, l: int) -> list[Maybe]:
         """Σ_batch Σ_q ⟨∂̃c_q⁰, S_q⟩, one a parameter leaf."""
-        return self._terms(dc_0, l, adjoint.meet, adjoint.meet_ends)
+        return self._terms(dc_0, l, products.meet, products.meet_ends)
 
     def reach(self, dc_0: dict, l: int) -> list[Maybe]:
         """The same for each example and seed: [B, *lead, lines, n]."""
-        return self._terms(dc_0, l, adjoint.reach, adjoint.reach_ends)
+        return self._terms(dc_0, l, products.reach, products.reach_ends)
 
     def _terms(self, dc_0: dict, l: int, local: Callable, ends: Callable) -> list[Maybe]:
         out: list[Maybe] = [None] * len(
@@ -315,7 +314,7 @@ def of_readout(
     own = tr.unpack(wide.params, carry.state.y, carry.gamma.readout)
     grads_out = add(grads_out, recursions.meet_own(dL_dy_0, own, wide.params))
     lines = {"w_out": jnp.concatenate(chunk.path.heard(wide.names), -1)}
-    new = [row[0] for row in adjoint.sources(wide.params, [chunk.final], lines)]
+    new = [row[0] for row in products.sources(wide.params, [chunk.final], lines)]
     own = [(fitted(tr.total(tr.scale(dy_dy, S[0]), x), S[0]),) for S, x in zip(own, new)]
     cell, grads = [], list(grads)
     for l, g in enumerate(carry.gamma.cell):

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import paths
+from eprop_jax.engine.adjoint import Moves, Part, Source, Swept, still, sweep
 from eprop_jax.engine.layers import connected
-from eprop_jax.engine.layers.sweep import Moves, Part, Source, Swept, still, sweep
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Run, rows
 from eprop_jax.network.types import Array, Maybe, RuleSpec, by_layer
@@ -84,8 +84,8 @@ def descend(
 def fill(found: Found, swept: list[int], part: Part, l: int, result: Swept) -> None:
     """Put what a layer's scan found among what was found."""
     found.da.update({swept[place]: x for place, x in result.da.items()})
-    if part.start is not None:
-        found.dtheta[l] = result.dtheta
+    for place in part.starts:
+        found.dtheta[l] = result.dtheta[place]
     for place, q in enumerate(swept if result.dc_0 else ()):
         found.dc_0[q] = tuple(None if x is None else x[place] for x in result.dc_0)
 
@@ -143,13 +143,13 @@ def part_of(
     asked = wanted(nodes, family)
     return Part(
         tuple(map(moves, which)),
-        sources,
+        tuple(sources),
         tuple(map(enters, which)),
-        family.at[l].dL_dc if any(ends) else None,
-        ends,
-        at_end(which, family.dc_K),
-        tuple(place[q] for q in which if q in asked),
-        place.get(l),
+        dL_dc=family.at[l].dL_dc if any(ends) else None,
+        ends=ends,
+        dc_K=at_end(which, family.dc_K),
+        keep=tuple(place[q] for q in which if q in asked),
+        starts=(place[l],) if l in place else (),
     )
 
 

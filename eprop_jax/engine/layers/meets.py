@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax.engine import adjoint, objective
-from eprop_jax.engine.adjoint import Seed
+from eprop_jax.engine import objective, products, seeds
+from eprop_jax.engine.adjoint import Part, Reached, Source
 from eprop_jax.engine.layers.descend import Meets
-from eprop_jax.engine.layers.sweep import Source
-from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Run, rows
 from eprop_jax.network.types import Array, Maybe, PyTree, RuleSpec, by_layer
 
@@ -71,16 +69,15 @@ def at_layers(
     return activity, per_step, tuple(at)
 
 
-def at_readout(spec: RuleSpec, wide: Wide, path: Run, seeds: list[Seed]) -> list[adjoint.Swept]:
-    """The read-out's own sweep: it is a layer of one co-state, which keeps its i."""
-    readout = unitwise.as_cell(spec.network.readout)
-    return adjoint.sweep(readout, wide.params, path.path_out, 1, seeds)
+def at_readout(spec: RuleSpec, wide: Wide, path: Run, parts: list[Part]) -> list[Reached]:
+    """The read-out's own sweep."""
+    return seeds.at_readout(spec.network.readout, wide.params, path.path_out, parts)
 
 
-def readout_gradient(wide: Wide, path: Run, s: adjoint.Swept) -> list[Array]:
+def readout_gradient(wide: Wide, path: Run, s: Reached) -> list[Array]:
     """Σ_t Σ_batch h^t ⊗ ∂̃a_out^t, one a parameter leaf of the (wide) read-out."""
     lines = {"w_out": jnp.concatenate(path.heard(wide.names), -1)}
-    return adjoint.gradient(wide.params, s, lines)
+    return products.gradient(wide.params, s, lines)
 
 
 def split_feedback(
