@@ -13,7 +13,7 @@ import reference as ref
 from test_layered_reference import more_losses, network
 
 import eprop_jax as ej
-from eprop_jax.paper import graph, hybrids
+from eprop_jax.paper import hybrids
 
 LOSS = ej.losses.squared_error
 ORDERS = {f"order {m}": ej.paths.order(m) for m in (2, 3)}
@@ -301,7 +301,6 @@ A, B3, OUT = ej.cells.rnn(2, 3), ej.cells.rnn(3, 4), ej.readouts.linear(4, 1)
 
 @pytest.mark.parametrize("call, words", [
     (lambda: ej.sharding.parallel(RULE, MESH, batch="batch"), ("rule", "stack")),
-    (lambda: graph.unroll(RULE), ("rule", "stack")),
     (lambda: hybrids.first_explicit_gradient(CHAIN, LOSS), ("net", "3 layers", "one cell")),
     (lambda: ej.equations.local_derivatives(CHAIN, chain_params(), XS[:, 0]), ("net", "one cell")),
     (lambda: ej.by_paths(CHAIN, LOSS, paths="i*g"), ("paths", "'g'", "index 2")),
