@@ -141,7 +141,10 @@ def unroll(rule: LearningRule, steps: int = 3, units: int | None = None, outputs
         if wanted > there:
             raise ValueError(f"{name}: got {wanted}, wanted at most {there}, all that there are")
 
-    there = _read(spec)
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    J = layers.structures(net, params)
+    wiring = layers.wiring(spec, params, J)
+    there = _read(spec, params, J, wiring)
     automaton, at_any_time = (
         languages.compile(spec.language),
         lambda e: e._replace(source=e.source._replace(time=0), target=e.target._replace(time=0)),
@@ -161,10 +164,9 @@ def unroll(rule: LearningRule, steps: int = 3, units: int | None = None, outputs
     edges = tuple(edge._replace(status=status(edge)) for edge in edges)
     nodes = tuple(dict.fromkeys(node for e in edges for node in (e.source, e.target)))
     names = tuple(x.components for x in there)
-    params = jax.eval_shape(net.init, jax.random.key(0))
     unconnected = layers.unconnected(spec, params)
     return Graph(
-        spec, kept.on_network(spec), nodes, edges, kept.most_jumps(every, automaton),
+        spec, kept.on_network(automaton, wiring), nodes, edges, kept.most_jumps(every, automaton),
         () if unconnected else _carried(rule, params), names if net.stacked else names[0],
         unconnected,
     )  # fmt: skip
@@ -215,6 +217,23 @@ def spec_of(rule: Any) -> RuleSpec:
             f"rule: got {type(rule).__name__}, wanted a rule such as ej.eprop(net, loss)"
         )
     return spec
+
+
+def automaton(rule: LearningRule) -> languages.Automaton:
+    """The automaton of a rule's language, pruned to what its network's paths can take.
+
+    Raises:
+      TypeError: if `rule` is no rule of this library.
+
+    >>> import eprop_jax as ej
+    >>> from eprop_jax.paper import graph
+    >>> net = ej.Network(ej.cells.lif(3, 5), ej.readouts.linear(5, 2))
+    >>> graph.automaton(ej.by_paths(net, ej.losses.squared_error, paths="(i|e)*f*")).moves
+    (Moves(i=0, e=0, s=0, f=None),)
+    """
+    spec = spec_of(rule)
+    params = jax.eval_shape(spec.network.init, jax.random.key(0))
+    return kept.on_network(languages.compile(spec.language), layers.wiring(spec, params))
 
 
 class _Layer(NamedTuple):
@@ -279,22 +298,23 @@ def _synapses(cell: Any, there: _Layer, i: int | None, j: int | None) -> str:
     return ("s" if i == j else "e") if exists else ""
 
 
-def _read(spec: RuleSpec) -> tuple[_Layer, ...]:
+def _read(
+    spec: RuleSpec, params: PyTree, J: tuple[jac.Blocks, ...], wiring: languages.Wiring
+) -> tuple[_Layer, ...]:
     """What each layer has. From shapes alone: no parameter is drawn and no step is run."""
     net, readout = spec.network, unitwise.as_cell(spec.network.readout)
-    params = jax.eval_shape(net.init, jax.random.key(0))
 
     def structure(p):
         return jac.structure(readout, p, readout.initial_state(p, ()))
 
     J_out = jax.eval_shape(structure, params["readout"])
-    wiring, heard = layers.wiring(spec, params), layers.heard(spec)
+    heard = layers.heard(spec)
     states = [
         jax.eval_shape(lambda p, cell=cell: cell.initial_state(p, ()), p)
         for cell, p in zip(net.cells, by_layer(net, params["cell"]))
     ]
 
-    def of_layer(l: int, J: jac.Blocks, p: PyTree) -> _Layer:
+    def of_layer(l: int, of: jac.Blocks, p: PyTree) -> _Layer:
         names = _component_names(states[l])
 
         def those(there) -> tuple[str, ...]:
@@ -302,7 +322,7 @@ def _read(spec: RuleSpec) -> tuple[_Layer, ...]:
 
         def by(line: str) -> tuple[str, ...]:
             gates = unitwise.as_gates(p.get(line, {}))
-            return those(_any({g: b[g] for g in gates}) for b in J.B)
+            return those(_any({g: b[g] for g in gates}) for b in of.B)
 
         losses = [
             objective.losses_of(net, x)[l] is not None
@@ -311,17 +331,17 @@ def _read(spec: RuleSpec) -> tuple[_Layer, ...]:
         below = tuple(k for k, above in wiring.hops if above == l)
         ends = {"read-out", "feedback"} & set(heard[l]) and _any(J_out.B[0])
         found = {
-            "input": those(_any({**b, **theta}) for b, theta in zip(J.B, J.Theta)),
+            "input": those(_any({**b, **theta}) for b, theta in zip(of.B, of.Theta)),
             "implicit": tuple(
                 f"{was} → {now}"
                 for c, was in enumerate(names)
                 for r, now in enumerate(names)
-                if J.D[r][c] is not None
+                if of.D[r][c] is not None
             ),
             "explicit": by("w_rec"),
             "feedforward": by("w_in") if below else (),
-            "output": those(psi is not None for psi in J.psi),
-            "direct": tuple(name for name, x in J.Xi.items() if x is not None),
+            "output": those(psi is not None for psi in of.psi),
+            "direct": tuple(name for name, x in of.Xi.items() if x is not None),
             "readout": ("y",) if ends else (),
             "readout_recurrence": ("y → y",) if J_out.D[0][0] is not None else (),
             "loss": ("y",),
@@ -331,8 +351,7 @@ def _read(spec: RuleSpec) -> tuple[_Layer, ...]:
         recurrent = "".join(x for x in wiring.own[l] if x != "i")
         return _Layer({k: x for k, x in found.items() if x}, names, recurrent, below)
 
-    blocks = layers.structures(net, params)
-    return tuple(map(of_layer, range(len(blocks)), blocks, by_layer(net, params["cell"])))
+    return tuple(map(of_layer, range(len(J)), J, by_layer(net, params["cell"])))
 
 
 def _carried(rule: LearningRule, params: PyTree) -> tuple[str, ...]:

@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-
-from eprop_jax.engine import layers, paths
+from eprop_jax.engine import paths
 from eprop_jax.engine.paths.automaton import explore, leading_to, out_of, reduced
-from eprop_jax.network.types import RuleSpec
 
 ENDING = ("readout", "activity", "state")
 """kinds of edge by which a path leaves its layer"""
@@ -55,10 +52,15 @@ def most_jumps(edges: Iterable, automaton: paths.Automaton) -> int | None:
     return None
 
 
-def on_network(spec: RuleSpec) -> paths.Automaton:
-    """The rule's automaton, with the states and moves that its network's own paths can take."""
-    wiring = layers.wiring(spec, jax.eval_shape(spec.network.init, jax.random.key(0)))
-    automaton = paths.compile(spec.language)
+def on_network(automaton: paths.Automaton, wiring: paths.Wiring) -> paths.Automaton:
+    """The automaton with the states and moves that kept paths of a network take.
+
+    >>> from eprop_jax.engine import paths
+    >>> from eprop_jax.paper import kept
+    >>> [len(kept.on_network(paths.compile(paths.order(8)), paths.stack(n, "i")).moves)
+    ...  for n in (1, 2, 3)]
+    [1, 2, 3]
+    """
     live = paths.reachable(automaton, wiring)
 
     def over(l: int, x: str) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from eprop_jax.engine.paths import Automaton, compile
 from eprop_jax.network.types import LearningRule
-from eprop_jax.paper import graph, kept
+from eprop_jax.paper import graph
 from eprop_jax.plotting import style
 
 FONT = 8.5
@@ -64,8 +64,7 @@ def _of(rule: Any) -> tuple[str, Automaton]:
         return rule, compile(rule)
     if isinstance(rule, Automaton):
         return "", rule
-    spec = graph.spec_of(rule)
-    return spec.language, kept.on_network(spec)
+    return graph.spec_of(rule).language, graph.automaton(rule)
 
 
 def _moves(drawn: Automaton, q: int) -> dict[int, list[str]]:
