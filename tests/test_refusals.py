@@ -727,6 +727,9 @@ PUBLIC = [
      ("rule", "Network", "rule")),
     ("plotting.computational_graph", lambda: plotting.computational_graph(AX, RULE, units=9),
      ("units", "9", "at most 5")),
+    ("plotting.automaton", lambda: plotting.automaton(AX, NET), ("rule", "Network", "rule")),
+    ("plotting.automaton", lambda: plotting.automaton(AX, "i*g"), ("paths", "'g'", "index 2")),
+    ("plotting.automaton", lambda: plotting.automaton(3, "i*"), ("ax", "int", "Axes")),
     ("plotting.demo_figure", lambda: plotting.demo_figure("a.png", [], {}, None),
      ("results", "list", "dict")),
 ]  # fmt: skip

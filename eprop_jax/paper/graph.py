@@ -64,7 +64,7 @@ class Edge(NamedTuple):
     status: str
     """"kept"; "cut": on no kept path; "limited": kept paths that come to it, in a sequence of any
     length, go on along it in some states of the automaton and not in others; "replaced": random
-    weights B stand in its place, or where no read-out is."""
+    weights B stand in its place, also of a layer that the read-out does not hear."""
     components: tuple[str, ...]
     """Which parts of the hidden state it joins: "v", or "v → a" between two states; the names of θ
     on a direct edge."""
@@ -145,11 +145,9 @@ def unroll(rule: LearningRule, steps: int = 3, units: int | None = None, outputs
     J = layers.structures(net, params)
     wiring = layers.wiring(spec, params, J)
     there = _read(spec, params, J, wiring)
-    automaton, at_any_time = (
-        languages.compile(spec.language),
-        lambda e: e._replace(source=e.source._replace(time=0), target=e.target._replace(time=0)),
-    )
-    every = dict.fromkeys(map(at_any_time, _edges(spec, there, 2, shown, outputs)))
+    automaton = languages.compile(spec.language)
+    # Two steps have every edge; without their times it is the network of a sequence of any length.
+    every = dict.fromkeys(map(_at_any_time, _edges(spec, there, 2, shown, outputs)))
     in_any_length = kept.going_on(every, automaton)
     edges = tuple(_edges(spec, there, steps, shown, outputs))
     in_steps = kept.going_on(edges, automaton)
@@ -159,7 +157,7 @@ def unroll(rule: LearningRule, steps: int = 3, units: int | None = None, outputs
             return "cut"
         if edge.kind == "readout" and spec.feedback != "symmetric":
             return "replaced"
-        return "limited" if False in in_any_length[at_any_time(edge)] else "kept"
+        return "limited" if False in in_any_length[_at_any_time(edge)] else "kept"
 
     edges = tuple(edge._replace(status=status(edge)) for edge in edges)
     nodes = tuple(dict.fromkeys(node for e in edges for node in (e.source, e.target)))
@@ -246,6 +244,11 @@ class _Layer(NamedTuple):
     """of "es", which recurrent synapses"""
     below: tuple[int, ...]
     """the layers that it hears within the step"""
+
+
+def _at_any_time(edge: Edge) -> Edge:
+    source, target = edge.source._replace(time=0), edge.target._replace(time=0)
+    return edge._replace(source=source, target=target)
 
 
 def _edges(
