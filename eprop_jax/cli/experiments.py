@@ -157,8 +157,8 @@ def freezes(freeze: Any, n_layers: int) -> tuple[int, ...]:
     if not known or not 0 < len(set(freeze)) < n_layers:
         got = ",".join(map(str, freeze)) if isinstance(freeze, Sequence) else freeze
         raise ValueError(
-            f"freeze: got {got}, wanted numbers of layers from 0 to {n_layers - 1}, not of all of "
-            f"them: the network has {n_layers}, and rule 'frozen' freezes all"
+            f"freeze: got {got}, wanted numbers of some layers of a stack, the lowest 0, but not of "
+            f"all (it has {n_layers}): rule 'frozen' freezes all"
         )
     return tuple(freeze)
 
@@ -250,9 +250,10 @@ def optimizer(s: Settings, learning_rate: Any = None) -> optax.GradientTransform
     True
     """
     rate = s.learning_rate if learning_rate is None else learning_rate
-    still = [] if trains_all(s) else [optax.masked(optax.set_to_zero(), functools.partial(_still, s))]
+    still = optax.masked(optax.set_to_zero(), functools.partial(_still, s))
     step = optax.adam(rate) if s.optimizer == "adam" else optax.sgd(rate)
-    parts = still + ([optax.clip_by_global_norm(s.clip)] if s.clip else [])
+    parts = [] if trains_all(s) else [still]
+    parts += [optax.clip_by_global_norm(s.clip)] if s.clip else []
     parts.append(step)
     if s.feedback_decay:
         # After the step, so that both lose the same share whatever the optimiser's scaling.

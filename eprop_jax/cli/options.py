@@ -153,8 +153,8 @@ def task_option(parser: argparse.ArgumentParser) -> None:
 
 def layer_option(parser: Any, **more: Any) -> None:
     parser.add_argument("--layers", type=layers, metavar="N,N,…", **more,
-                        help="units of each layer, the lowest first, which hears the inputs; each other "
-                        "hears the one below, the read-out the last")  # fmt: skip
+                        help="units of each layer, the lowest first; each hears the one below, within "
+                        "the step, and the read-out the last")  # fmt: skip
 
 
 def freeze_option(parser: argparse.ArgumentParser) -> None:
@@ -196,8 +196,8 @@ def rule_options(parser: argparse.ArgumentParser) -> None:
         help=f"one of {RULES_TEXT} (default: eprop)")  # fmt: skip
     add("--order", type=number(1), metavar="M", help="of rule m-order (default: 2)")
     add("--feedback", type=name("feedback", signals.KINDS), metavar="KIND",
-        help=f"of rules m-order, eprop and languages: one of {', '.join(signals.KINDS)}; --rule random is "
-        "--rule eprop --feedback random (default: symmetric)")  # fmt: skip
+        help=f"of rules m-order, eprop and {LANGUAGE}: one of {', '.join(signals.KINDS)}; "
+        "--rule random is --rule eprop --feedback random (default: symmetric)")  # fmt: skip
 
 
 def out_option(parser: argparse.ArgumentParser, of: str) -> None:
@@ -233,7 +233,8 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
     task_option(parser)
     parser.add_argument("--rule", action="append", type=rules, metavar="RULE",
                         help=f"one or more of {RULES_TEXT}; repeat it or separate by commas "
-                        "(default: bptt,m-order,eprop,random; of a stack paths:i*f* for eprop)")  # fmt: skip
+                        "(default: bptt,m-order,eprop,random; of a stack, paths:i*f* for "
+                        "eprop)")  # fmt: skip
     parser.add_argument("--order", action="append", type=numbers(1), metavar="M",
                         help="orders of m-order (default: 2)")  # fmt: skip
     network_options(parser)

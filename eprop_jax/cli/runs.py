@@ -171,7 +171,8 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
 
     metric = next(iter(e.metrics))
     goal = lambda row: row[f"test_{metric}"] < experiments.PROBLEMS[s.task].goal
-    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, batches=experiments.PROBLEMS[s.task].test_batches,
+    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics,
+                              batches=experiments.PROBLEMS[s.task].test_batches,
                               cosine=experiments.trains_all(s), reference=reference(s))  # fmt: skip
     if not (rows and goal(rows[-1])):
         run = training.fit(e.trainer, state, s.steps, every=s.every, evaluate=look, stop=goal,
