@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -96,7 +96,7 @@ def settings(task: str, **chosen: Any) -> Settings:
             raise TypeError(f"{name}: no such setting; wanted one of {', '.join(Settings._fields)}")
     given = chosen.get("rule", "eprop")
     given = taxonomy.OLD.get(given, given)
-    naming.rule(given)
+    given = naming.rule(given)
     kind = given if given in signals.KINDS else None
     if kind and chosen.get("feedback", kind) != kind:
         raise ValueError(
@@ -104,7 +104,7 @@ def settings(task: str, **chosen: Any) -> Settings:
         )
     chosen |= {"rule": "eprop", "feedback": kind} if kind else {"rule": given}
     for name in ("units", "freeze"):  # a list, where they come from a file
-        if isinstance(chosen.get(name), Sequence):
+        if isinstance(chosen.get(name), list):
             chosen[name] = tuple(chosen[name])
     if isinstance(chosen.get("units"), tuple) and len(chosen["units"]) == 1:
         chosen["units"] = chosen["units"][0]
@@ -153,9 +153,9 @@ def freezes(freeze: Any, n_layers: int) -> tuple[int, ...]:
     """
     if freeze is None:
         return ()
-    known = isinstance(freeze, Sequence) and all(l in range(n_layers) for l in freeze)
+    known = isinstance(freeze, (list, tuple)) and all(l in range(n_layers) for l in freeze)
     if not known or not 0 < len(set(freeze)) < n_layers:
-        got = ",".join(map(str, freeze)) if isinstance(freeze, Sequence) else freeze
+        got = ",".join(map(str, freeze)) if isinstance(freeze, (list, tuple)) else repr(freeze)
         raise ValueError(
             f"freeze: got {got}, wanted numbers of some layers of a stack, the lowest 0, but not of "
             f"all (it has {n_layers}): rule 'frozen' freezes all"

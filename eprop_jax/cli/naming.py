@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from eprop_jax import checks
 from eprop_jax.engine import paths
@@ -27,7 +28,7 @@ def language(rule: str) -> str | None:
     return rule.removeprefix(PATHS).strip() if rule.startswith(PATHS) else None
 
 
-def rule(name: str) -> str:
+def rule(name: Any) -> str:
     """A rule by its name or its language, refused if it is none.
 
     Raises:
@@ -37,7 +38,7 @@ def rule(name: str) -> str:
     >>> naming.rule("paths:i*f*")
     'paths:i*f*'
     """
-    expression = language(name)
+    expression = language(name) if isinstance(name, str) else None
     if expression is None:
         return checks.one_of("rule", name, (*RULES, f"{PATHS}…"))
     paths.compile(expression)
