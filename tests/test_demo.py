@@ -112,7 +112,7 @@ def test_a_stack_of_the_demo_trains_the_layers_that_it_should():
     (method,) = demo.methods(net, ["paths:i*f*"], [], freeze=(0,))
     assert method.name == "paths i*f*, layer 0 frozen" and not method.whole
     params = demo.initial(net, jax.random.split(jax.random.key(0), 2))
-    optimizer = optax.adamw(1e-2, weight_decay=0.1)
+    optimizer = optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.1))
     before = demo.begin(method, params, optimizer)
     order = tasks.batches(jax.random.key(1), 1347, 32, 100)
     after, losses = demo.trainer(method, optimizer, present)(before, jnp.stack([order, order]))
@@ -125,6 +125,7 @@ def test_a_stack_of_the_demo_trains_the_layers_that_it_should():
     assert all(moved(lambda p: p["cell"][1])) and all(moved(lambda p: p["readout"]))
 
 
+@pytest.mark.slow
 def test_a_recording_of_a_stack_has_the_traces_that_its_rule_carries():
     s, data = demo.setup("alif", (12, 9)), tasks.digits()
     params = s.net.init(jax.random.key(3))
@@ -132,17 +133,25 @@ def test_a_recording_of_a_stack_has_the_traces_that_its_rule_carries():
     seen = demo.record(s, params, images, labels)
     assert [h.shape for h in seen.spikes] == [(24, 12), (24, 9)] and seen.spikes[1].sum() > 0
     rule = ej.by_paths(s.net, demo.setups.LOSS, paths="i*f*")
-    carry, out = rule.step(params, rule.init(params, (1,)),
-                           *demo.presenter(s, images, labels)(jnp.arange(1)))  # fmt: skip
-    for h, mine in zip(seen.spikes, out.activity, strict=True):
-        assert np.array_equal(h, mine[:, 0])
-    psi = ej.jacobians.output_blocks(s.net.cell[0], params["cell"][0], carry.state.c[0])[0]
-    (epsilon,) = carry.epsilon[0]
-    components = [x for x in jax.tree.leaves(epsilon["w_rec"]) if x.ndim == 3]
-    e = sum(p[:, None] * x for p, x in zip((p for p in psi if p is not None), components))
-    wanted = [np.broadcast_to(e, (1, 12, 12))[0, i, j] for i, j in seen.synapses]
-    assert np.any(np.abs(wanted) > 1e-3)
-    np.testing.assert_allclose(seen.traces[-1], wanted, rtol=1e-5, atol=1e-7)
+    cell, p = s.net.cells[0], params["cell"][0]
+
+    def step(carry, now):
+        carry, out = rule.step(params, carry, *jax.tree.map(lambda x: x[None], now))
+        (epsilon,) = carry.epsilon[0]
+        psi = ej.jacobians.output_blocks(cell, p, carry.state.c[0])[0]
+        return carry, (out.activity, psi, jax.tree.leaves(epsilon["w_rec"]))
+
+    shown = demo.presenter(s, images, labels)(jnp.arange(1))
+    _, (h, psi, epsilon) = jax.lax.scan(step, rule.init(params, (1,)), shown)
+    for mine, its in zip(seen.spikes, h, strict=True):
+        assert np.array_equal(mine, its[:, 0, 0])
+    full = [x for x in epsilon if x.ndim == 4]  # [T, 1, lines, n]; a shared component has n = 1
+    e = sum(np.asarray(d)[:, :, None] * x for d, x in zip((d for d in psi if d is not None), full))
+    wanted = np.stack(
+        [np.broadcast_to(e, (24, 1, 12, 12))[:, 0, i, j] for i, j in seen.synapses], 1
+    )
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(seen.traces, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_what_a_stack_refuses_is_said_before_anything_is_trained(tmp_path, capsys):
@@ -150,7 +159,6 @@ def test_what_a_stack_refuses_is_said_before_anything_is_trained(tmp_path, capsy
 
     for args, said in (
         (["--rule", "bptt,eprop"], "params['cell'][0]: got no path to the loss under e-prop (i*)"),
-        (["--rule", "m-order", "--order", "1"], "no path to the loss under order 1"),
         (["--freeze", "0,1"], "freeze: got 0,1, wanted numbers of some layers"),
     ):
         out = tmp_path / "out"
