@@ -49,6 +49,7 @@ GROUPS = {
     "checkpoints": "test_checkpoints.py test_folders.py",
     "layers": "test_layers.py -k step_calls",
     "graph": "test_graph.py",
+    "commands": "test_runs.py -k of_a_stack and not resumed",
     "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",
 }
 """The tests that a mutant of each kind is given: few and quick ones."""
@@ -155,6 +156,11 @@ MUTANTS = [
     Mutant("by hand", "network/surrogates.py", "jnp.where(x >= 0,", "jnp.where(x > 0,"),
     Mutant("numbers", "network/readouts.py", "gain / n**0.5", "gain"),
     Mutant("by hand", "network/readouts.py", "(rest_of(phi) * a if", "(k * a if"),
+    # the command line
+    Mutant("commands", "cli/experiments.py", "path[1].idx in s.freeze", "False"),
+    Mutant("commands", "cli/experiments.py", "below = (p.n_in, *sizes[:-1])", "below = sizes"),
+    Mutant("commands", "cli/naming.py", "removeprefix(PATHS)", 'removeprefix(PATHS + "i")'),
+    Mutant("commands", "cli/runs.py", "e.rule.init(experiments.start(e).params, (1,))", "0"),
     # stacks, and examples that start afresh
     Mutant("layers", "engine/layers/chunk.py", "add(g, older.meet(loss.dc_0, l))", "g"),
     Mutant("layers", "engine/layers/chunk.py", "x = tr.total(path, new.get(first + k))", "x = path"),
