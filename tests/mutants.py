@@ -48,6 +48,8 @@ GROUPS = {
     "online": "test_online.py",
     "checkpoints": "test_checkpoints.py test_folders.py",
     "layers": "test_layers.py -k step_calls",
+    "graph": "test_graph.py",
+    "commands": "test_runs.py -k of_a_stack and not resumed",
     "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",
 }
 """The tests that a mutant of each kind is given: few and quick ones."""
@@ -62,6 +64,18 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    # the graph of a rule, and its picture
+    Mutant("graph", "paper/kept.py", "or automaton.accepting[q] else None", "else None"),
+    Mutant("graph", "paper/kept.py", "if r in live}", "}"),
+    Mutant("graph", "paper/kept.py", "found[edge].add(edge in moves)",
+           "found[edge].add(bool(moves))"),
+    Mutant("graph", "paper/kept.py", "if not landed", "if jumps > 0"),
+    Mutant("graph", "paper/kept.py", "return (heard and automaton.accepting[q],)",
+           "return (automaton.accepting[q],)"),
+    Mutant("graph", "paper/graph.py", "in_any_length[_at_any_time(edge)]", "in_steps[edge]"),
+    Mutant("graph", "paper/graph.py", '("s" if i == j else "e")', '"e"'),
+    Mutant("graph", "plotting/computation.py", "else 0.2\n    apart", "else 0.0\n    apart"),
+    Mutant("graph", "plotting/automata.py", 'if accepts else ()', ""),
     # the adjoint sweep and chunks
     Mutant("state", "engine/adjoint.py", "dc_tp1[c], direct[c])", "dc_tp1[c])"),
     Mutant("order", "engine/adjoint.py", "[jnp.zeros_like(up[:1]), up]",
@@ -142,6 +156,11 @@ MUTANTS = [
     Mutant("by hand", "network/surrogates.py", "jnp.where(x >= 0,", "jnp.where(x > 0,"),
     Mutant("numbers", "network/readouts.py", "gain / n**0.5", "gain"),
     Mutant("by hand", "network/readouts.py", "(rest_of(phi) * a if", "(k * a if"),
+    # the command line
+    Mutant("commands", "cli/experiments.py", "path[1].idx in s.freeze", "False"),
+    Mutant("commands", "cli/experiments.py", "below = (p.n_in, *sizes[:-1])", "below = sizes"),
+    Mutant("commands", "cli/naming.py", "removeprefix(PATHS)", 'removeprefix(PATHS + "i")'),
+    Mutant("commands", "cli/runs.py", "e.rule.init(experiments.start(e).params, (1,))", "0"),
     # stacks, and examples that start afresh
     Mutant("layers", "engine/layers/chunk.py", "add(g, older.meet(loss.dc_0, l))", "g"),
     Mutant("layers", "engine/layers/chunk.py", "x = tr.total(path, new.get(first + k))", "x = path"),

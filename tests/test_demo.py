@@ -102,6 +102,90 @@ def test_training_reduces_the_loss_and_trains_what_it_should(key):
         assert np.array_equal(after["feedback"], before["feedback"])
 
 
+def test_a_stack_of_the_demo_trains_the_layers_that_it_should():
+    s = demo.setup("gru", (12, 9))
+    assert demo.units(s.net) == (12, 9) and s.net.readout.n_units == 9
+    assert s.orders == (2, 3, 4, 5, 6, 7, 8)  # order 1 leaves layer 0 without a gradient
+    net = ej.Network([ej.cells.rnn(8, 12), ej.cells.rnn(12, 9)], ej.readouts.linear(9, 10))
+    data = tasks.digits()
+    present = demo.presenter(s, data.train_images, data.train_labels)
+    (method,) = demo.methods(net, ["paths:i*f*"], [], freeze=(0,))
+    assert method.name == "paths i*f*, layer 0 frozen" and not method.whole
+    params = demo.initial(net, jax.random.split(jax.random.key(0), 2))
+    optimizer = optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.1))
+    before = demo.begin(method, params, optimizer)
+    order = tasks.batches(jax.random.key(1), 1347, 32, 100)
+    after, losses = demo.trainer(method, optimizer, present)(before, jnp.stack([order, order]))
+    assert np.all(losses[:, -5:].mean(1) < 0.9 * losses[:, :5].mean(1))
+    moved = lambda part: [
+        not np.array_equal(a, b)
+        for a, b in zip(*(jax.tree.leaves(part(x[0])) for x in (before, after)), strict=True)
+    ]
+    assert not any(moved(lambda p: p["cell"][0]))
+    assert all(moved(lambda p: p["cell"][1])) and all(moved(lambda p: p["readout"]))
+
+
+@pytest.mark.slow
+def test_a_recording_of_a_stack_has_the_traces_that_its_rule_carries():
+    s, data = demo.setup("alif", (12, 9)), tasks.digits()
+    params = s.net.init(jax.random.key(3))
+    images, labels = data.test_images[:1], data.test_labels[:1]
+    seen = demo.record(s, params, images, labels)
+    assert [h.shape for h in seen.spikes] == [(24, 12), (24, 9)] and seen.spikes[1].sum() > 0
+    rule = ej.by_paths(s.net, demo.setups.LOSS, paths="i*f*")
+    cell, p = s.net.cells[0], params["cell"][0]
+
+    def step(carry, now):
+        carry, out = rule.step(params, carry, *jax.tree.map(lambda x: x[None], now))
+        (epsilon,) = carry.epsilon[0]
+        psi = ej.jacobians.output_blocks(cell, p, carry.state.c[0])[0]
+        return carry, (out.activity, psi, jax.tree.leaves(epsilon["w_rec"]))
+
+    shown = demo.presenter(s, images, labels)(jnp.arange(1))
+    _, (h, psi, epsilon) = jax.lax.scan(step, rule.init(params, (1,)), shown)
+    for mine, its in zip(seen.spikes, h, strict=True):
+        assert np.array_equal(mine, its[:, 0, 0])
+    full = [x for x in epsilon if x.ndim == 4]  # [T, 1, lines, n]; a shared component has n = 1
+    e = sum(np.asarray(d)[:, :, None] * x for d, x in zip((d for d in psi if d is not None), full))
+    wanted = np.stack(
+        [np.broadcast_to(e, (24, 1, 12, 12))[:, 0, i, j] for i, j in seen.synapses], 1
+    )
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(seen.traces, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_what_a_stack_refuses_is_said_before_anything_is_trained(tmp_path, capsys):
+    from eprop_jax.__main__ import main
+
+    for args, said in (
+        (["--rule", "bptt,eprop"], "params['cell'][0]: got no path to the loss under e-prop (i*)"),
+        (["--freeze", "0,1"], "freeze: got 0,1, wanted numbers of some layers"),
+    ):
+        out = tmp_path / "out"
+        assert main(["--cell", "alif", "--layers", "4,3", *args, "--out", str(out)]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1 and "Traceback" not in err
+        assert not (out / "demo.png").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_prints_a_stack_and_draws_its_layers(tmp_path):
+    code, out, err = run(
+        "--cell", "alif", "--layers", "12,9", "--rule", "bptt,paths:i*f*,frozen", "--steps", "20",
+        "--seeds", "2", "--out", str(tmp_path), "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(out)
+    assert "ALIF, 12-9 units" in err and "frozen layers" in err
+    assert found["settings"]["alif"]["units"] == [12, 9]
+    assert found["fidelity"]["alif"]["orders"] == [2, 4, 8]
+    exact, climbing, frozen = found["results"]
+    assert [r["rule"] for r in found["results"]] == ["bptt", "paths:i*f*", "frozen"]
+    assert exact["cosine_start"] == pytest.approx(1, abs=1e-5) and frozen["cosine_start"] is None
+    assert 0.5 < climbing["cosine_start"] < 0.9999
+    assert pathlib.Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_rule_of_the_demo_is_in_the_taxonomy():
     for key in demo.RULES:
         entry = taxonomy.find(key)

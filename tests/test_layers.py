@@ -13,7 +13,7 @@ import reference as ref
 from test_layered_reference import more_losses, network
 
 import eprop_jax as ej
-from eprop_jax.paper import graph, hybrids
+from eprop_jax.paper import hybrids
 
 LOSS = ej.losses.squared_error
 ORDERS = {f"order {m}": ej.paths.order(m) for m in (2, 3)}
@@ -214,7 +214,10 @@ def test_one_layer_runs_the_engine_that_has_steps(language, same):
     rule = ej.by_paths(net, LOSS, paths=language)
     like = same(net, LOSS)
     assert rule.spec.moves == like.spec.moves != ()
-    carries = [jax.eval_shape(lambda p, r=r: r.init(p, (2,)), net.init(jax.random.key(0))) for r in (rule, like)]
+    carries = [
+        jax.eval_shape(lambda p, r=r: r.init(p, (2,)), net.init(jax.random.key(0)))
+        for r in (rule, like)
+    ]
     assert jax.tree.structure(carries[0]) == jax.tree.structure(carries[1])
 
 
@@ -302,7 +305,6 @@ A, B3, OUT = ej.cells.rnn(2, 3), ej.cells.rnn(3, 4), ej.readouts.linear(4, 1)
 
 @pytest.mark.parametrize("call, words", [
     (lambda: ej.sharding.parallel(RULE, MESH, batch="batch"), ("rule", "stack")),
-    (lambda: graph.unroll(RULE), ("rule", "stack")),
     (lambda: hybrids.first_explicit_gradient(CHAIN, LOSS), ("net", "3 layers", "one cell")),
     (lambda: ej.equations.local_derivatives(CHAIN, chain_params(), XS[:, 0]), ("net", "one cell")),
     (lambda: ej.by_paths(CHAIN, LOSS, paths="i*g"), ("paths", "'g'", "index 2")),

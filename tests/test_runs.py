@@ -18,6 +18,7 @@ from eprop_jax.paper import taxonomy
 from eprop_jax.run import folders
 
 SMALL = ["--task", "copy", "--cell", "rnn", "--units", "6", "--batch", "3"]
+STACK = ["--task", "copy", "--cell", "rnn", "--layers", "6,5", "--batch", "3"]
 
 
 @pytest.fixture(autouse=True)
@@ -279,6 +280,105 @@ def test_what_was_found_is_kept_when_a_command_is_killed(tmp_path, monkeypatch):
     assert np.shape(found["error_curves"]) == (1, 2, 1) and (tmp_path / found["picture"]).exists()
 
 
+# -- stacks and languages --------------------------------------------------------------------------
+
+
+def test_layers_are_the_sizes_of_a_stack_and_one_number_is_the_plain_network():
+    from eprop_jax.cli.main import parse
+
+    of = lambda *args: runs.settings_of(parse(["train", "--task", "xor", *args]))
+    assert of("--layers", "8") == of("--units", "8")
+    assert not experiments.network(of("--layers", "8")).stacked
+    net = experiments.network(of("--layers", "8,6,4", "--cell", "alif"))
+    assert str(net) == "Network([alif 40 -> 8, alif 8 -> 6, alif 6 -> 4], leaky 4 -> 2)"
+    assert experiments.title(of("--layers", "8,6")) == "xor, lsnn of 8-6 units"
+
+
+def test_a_run_of_a_stack_is_read_back_as_it_was_asked(tmp_path):
+    s = experiments.settings(
+        "copy", units=(6, 5), freeze=(1,), rule="paths:i*f*", feedback="random"
+    )
+    runs.remember(tmp_path, s)
+    assert json.loads((tmp_path / "settings.json").read_text())["settings"]["units"] == [6, 5]
+    assert runs.read_settings(tmp_path / "settings.json") == s
+
+
+def test_every_rule_but_symmetric_eprop_is_one_of_a_stack():
+    wanted = {"m-order": "i*((e|f)i*){0,1}", "random": "i*", "adaptive": "i*", "frozen": "i*f*",
+              "paths:(i|s)*f*": "(i|s)*f*"}  # fmt: skip
+    for rule in (*(key for key in taxonomy.KEYS if key != "eprop"), "paths:(i|s)*f*"):
+        s = experiments.settings("copy", rule=rule, cell="rnn", units=(6, 5), batch=2)
+        runs.prepare(s)
+        e = experiments.experiment(s)
+        assert e.net.stacked and e.rule.spec.language == wanted.get(rule, "(i|e|f)*")
+        assert experiments.key(s) == rule
+        assert e.rule.spec.feedback == (rule if rule in ("random", "adaptive") else "symmetric")
+    with pytest.raises(ValueError, match="no path to the loss under e-prop"):
+        runs.prepare(experiments.settings("copy", units=(6, 5)))
+
+
+@pytest.mark.parametrize(
+    "rule, freeze, still",
+    [("paths:i*f*", (0,), {0}), ("bptt", (1,), {1}), ("frozen", None, {0, 1})],
+)
+def test_layers_of_a_stack_stay_as_they_are(rule, freeze, still):
+    s = experiments.settings("copy", rule=rule, freeze=freeze, cell="rnn", units=(4, 3), batch=2,
+                             clip=1.0, feedback="random" if freeze == (0,) else None)  # fmt: skip
+    e = experiments.experiment(s)
+    before = experiments.start(e)
+    after, _ = e.trainer.run(before, 3)
+    parts = lambda state: [*state.params["cell"], state.params["readout"]]
+    for l, pair in enumerate(zip(parts(before), parts(after), strict=True)):
+        leaves = zip(*map(jax.tree.leaves, pair))
+        assert all(np.array_equal(a, b) for a, b in leaves) == (l in still)
+
+
+def test_languages_have_commas_in_braces_alone(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        studies, "compared", lambda s, progress: asked.append(s) or canned(s, progress)
+    )
+    rules = "bptt,paths:i*((e|f)i*){0,2},random"
+    assert main(["compare", *STACK, "--rule", rules, "--out", str(tmp_path / "1")]) == 0
+    assert [experiments.key(s) for s in asked] == ["bptt", "paths:i*((e|f)i*){0,2}", "random"]
+    asked.clear()
+    assert main(["compare", *STACK, "--freeze", "0", "--out", str(tmp_path / "2")]) == 0
+    assert [experiments.name(s) for s in asked] == [
+        f"{name}, layer 0 frozen"
+        for name in ("BPTT", "e-prop, order 2", "paths i*f*", "e-prop, random")
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_of_a_stack_that_is_resumed_is_the_run(tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = [*STACK, "--every", "2", "--rule", "paths:i*f*", "--steps", "6"]
+    code, found = run("train", *options, "--out", str(whole))
+    assert code == 0 and found["name"] == "paths i*f*" and found["last"]["cosine"] < 1 - 1e-6
+    with monkeypatch.context() as patch:
+        dies(patch, 4, True)
+        assert run("train", *options, "--out", str(cut))[0] == 130
+    code, again = run("resume", str(cut))
+    assert code == 0 and again["rows"] == found["rows"]
+    for a, b in zip(*(jax.tree.leaves(final(f, 6).params) for f in (whole, cut)), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_compare_and_sweep_take_a_stack(tmp_path):
+    code, found = run("compare", *STACK, "--steps", "5", "--rule", "bptt,paths:(i|e|f)*,paths:i*f*",
+                      "--out", str(tmp_path / "1"))  # fmt: skip
+    assert code == 0
+    exact, all_paths, climbing = found["results"]
+    assert all_paths["test_loss"] == pytest.approx(exact["test_loss"])
+    assert all_paths["cosine_end"] == pytest.approx(1)
+    assert climbing["rule"] == "paths:i*f*" and climbing["cosine_end"] < 1 - 1e-6
+    code, found = run("sweep", *STACK, "--steps", "5", "--seeds", "2", "--rule", "paths:i*f*",
+                      "--freeze", "0", "--out", str(tmp_path / "2"))  # fmt: skip
+    assert code == 0 and found["name"] == "paths i*f*, layer 0 frozen"
+    assert len(set(found["results"][0]["test_loss_by_seed"])) == 2
+
+
 # -- names and options -----------------------------------------------------------------------------
 
 
@@ -297,10 +397,8 @@ def test_rules_have_one_name_in_every_command():
         assert method.key == key
         assert method.name.split(",")[0] == experiments.name(s).split(",")[0]
         made = experiments.rule(s, experiments.network(s)).spec
-        assert (made.language, made.feedback) == (
-            method.rule.spec.language,
-            method.rule.spec.feedback,
-        )
+        assert made.language == method.rule.spec.language
+        assert made.feedback == method.rule.spec.feedback
     both = ["train", "--rule", "eprop", "--feedback", "random"]
     assert runs.settings_of(parse(both)) == runs.settings_of(parse(["train", "--rule", "random"]))
     with pytest.raises(ValueError, match="feedback: got 'symmetric' with rule 'random'"):
@@ -363,6 +461,15 @@ def test_nothing_is_suggested_that_is_not_near(args, capsys):
         (["sweep", "--seeds", "0"], "nearest is 1"),
         (["compare", "--rule", "bptt,rtlr"], "did you mean 'rtrl'"),
         (["compar"], "did you mean 'compare'"),
+        (["train", "--layers", "0"], "--layers: got '0', wanted a whole number >= 1"),
+        (["sweep", "--layers", "a,b"], "--layers: got 'a', wanted a whole number >= 1"),
+        (["compare", "--layers", "8,"], "--layers: got '', wanted a whole number >= 1"),
+        (["train", "--layers", "8,6", "--units", "8"], "not allowed with argument --layers"),
+        (["train", "--units", "8", "--layers", "8"], "not allowed with argument --units"),
+        (["sweep", "--freeze", "-1"], "--freeze: got '-1', wanted a whole number >= 0"),
+        (["train", "--rule", "paths:i*g"], "paths: got 'i*g' with 'g' at index 2"),
+        (["compare", "--rule", "bptt,paths:i*(f"], "the ')' of the '(' at index 2"),
+        (["--rule", "bptt,i*f*"], "unknown rule 'i*f*' (one of bptt, "),
     ],
 )
 def test_a_wrong_option_is_refused_with_the_nearest_right_one(args, said, capsys):
@@ -372,6 +479,7 @@ def test_a_wrong_option_is_refused_with_the_nearest_right_one(args, said, capsys
 
 
 def test_what_cannot_be_run_is_said_in_one_line(tmp_path, capsys):
+    new = str(tmp_path / "new")
     (tmp_path / "settings.json").write_text(
         '{"format": 1, "settings": {"task": "copy", "units": -3}}'
     )
@@ -383,10 +491,19 @@ def test_what_cannot_be_run_is_said_in_one_line(tmp_path, capsys):
         (["train", "--out", str(tmp_path)], "--out: "),
         (["resume", str(tmp_path / "nowhere")], "no settings.json"),
         (["resume", str(tmp_path)], "units: got -3, wanted an int >= 1"),
+        (
+            ["train", *STACK, "--out", new],
+            "params['cell'][0]: got no path to the loss under e-prop",
+        ),
+        (["compare", *STACK, "--rule", "bptt,eprop", "--out", new], "no path to the loss"),
+        (["sweep", *STACK, "--rule", "m-order", "--order", "1", "--out", new], "order 1"),
+        (["train", *STACK, "--freeze", "0,1"], "freeze: got 0,1, wanted numbers of some layers"),
+        (["train", *SMALL, "--freeze", "0"], "freeze: got 0, wanted numbers of some layers"),
     ):
         assert main(args) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1 and "Traceback" not in err
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_reset_gradient_is_a_choice():
@@ -402,7 +519,10 @@ def test_the_reset_gradient_is_a_choice():
 
 def test_settings_of_another_kind_are_refused(tmp_path):
     path = tmp_path / "settings.json"
-    for text in ("", "[]", '{"settings": 3}', '{"settings": {"task": "copy", "unit": 3}}', "\0"):
+    for text in ("", "[]", '{"settings": 3}', '{"settings": {"task": "copy", "unit": 3}}', "\0",
+                 '{"settings": {"task": "copy", "rule": 3}}',
+                 '{"settings": {"task": "copy", "units": [3, "2"]}}',
+                 '{"settings": {"task": "copy", "units": [3, 2], "freeze": 0}}'):  # fmt: skip
         path.write_text(text)
         with pytest.raises(ValueError, match="holds no settings of a run"):
             runs.read_settings(path)

@@ -1,10 +1,4 @@
-"""Experiments by name: a task, a network for it, a rule and an optimiser, as the command line asks.
-
-The defaults of `pattern` and `evidence` are the setups published with G. Bellec et al., *A solution
-to the learning dilemma for recurrent networks of spiking neurons*, Nature Communications 11:3625,
-2020, read from the authors' code (github.com/IGITUGraz/eligibility_propagation). All others are this
-library's choice.
-"""
+"""Experiments by name: a task, a network for it, a rule and an optimiser, as the command line asks."""
 
 from __future__ import annotations
 
@@ -16,13 +10,16 @@ import jax
 import numpy as np
 import optax
 
-from eprop_jax import checks, losses, tasks
+from eprop_jax import checks, losses
+from eprop_jax.cli import naming
+from eprop_jax.cli.problems import PROBLEMS, TASKS
 from eprop_jax.engine import signals
 from eprop_jax.network import cells, readouts
 from eprop_jax.network.types import Array, LearningRule, Network, PyTree
 from eprop_jax.paper import taxonomy
 from eprop_jax.rules import feedback
 from eprop_jax.rules.bptt import bptt
+from eprop_jax.rules.by_paths import by_paths
 from eprop_jax.rules.eprop import eprop
 from eprop_jax.rules.m_order import m_order_eprop
 from eprop_jax.rules.rtrl import rtrl
@@ -30,12 +27,11 @@ from eprop_jax.run import training
 
 CELLS = ("lif", "alif", "lsnn", "rnn", "leaky_rnn", "gru", "lstm")
 SPIKING = ("lif", "alif", "lsnn")
-RULES = taxonomy.KEYS
+RULES = naming.RULES
 EXACT = ("bptt", "rtrl")
 OPTIMIZERS = ("adam", "sgd")
 SEEDS = 2**32
 """beyond, JAX's keys in 32 bits begin again at 0"""
-NAMING = losses.masked(losses.softmax_cross_entropy)
 
 
 class Settings(NamedTuple):
@@ -43,12 +39,16 @@ class Settings(NamedTuple):
 
     task: str = "evidence-small"
     rule: str = "eprop"
-    """bptt, rtrl, m-order, eprop or frozen: random and adaptive are eprop with that feedback"""
+    """bptt, rtrl, m-order, eprop, frozen, or paths: and a language; random and adaptive are eprop
+    with that feedback"""
     feedback: str = "symmetric"
     order: int = 2
     """of rule m-order"""
     cell: str = "lsnn"
-    units: int = 100
+    units: int | tuple[int, ...] = 100
+    """of one layer; or of a stack, the lowest layer first"""
+    freeze: tuple[int, ...] | None = None
+    """layers of a stack that stay as they are drawn, the lowest 0"""
     batch: int = 64
     steps: int = 1000
     optimizer: str = "adam"
@@ -69,95 +69,6 @@ class Settings(NamedTuple):
     """updates between looks"""
 
 
-class Problem(NamedTuple):
-    """A task, and what a network for it has to fit."""
-
-    task: Callable[..., Callable]
-    """() -> task, or (key) -> task if `frozen`"""
-    n_in: int
-    n_out: int
-    loss: Callable
-    metrics: Mapping[str, training.Metric]
-    goal: float
-    """training stops when the metric, on test batches, is below"""
-    tau_out: float | None
-    """None: a linear read-out"""
-    spiking: dict[str, Any]
-    """options of spiking units"""
-    feedback_gain: float
-    gain_out: float
-    defaults: dict[str, Any]
-    """of `Settings`"""
-    test_batches: int = 1
-    test: Callable[..., Callable] | None = None
-    """the task of examples that are not trained on; None: fresh ones of `task`"""
-    frozen: bool = False
-    """does `task` take the key of a pattern that stays the same throughout?"""
-
-
-ERROR = {"error": lambda outputs, ys: 1 - training.accuracy(outputs, ys)}
-STEP_ERROR = {"error": lambda outputs, ys: 1 - training.step_accuracy(outputs, ys)}
-NMSE = {"nmse": training.normalised_mse}
-PUBLISHED = {"drives": ("w_in", "w_rec"), "self_connections": False}
-
-EVIDENCE = Problem(
-    tasks.evidence_accumulation, 40, 2, NAMING, ERROR, 0.07, 20.0,
-    {"tau_m": 20.0, "tau_a": 2000.0, "v_th": 0.6, "refractory": 5, **PUBLISHED},
-    feedback_gain=10.0, gain_out=1.4,  # standard deviations 1 and .14, as the authors draw them
-    defaults={"cell": "lsnn", "rate_strength": 2.0, "steps": 1500}, test_batches=8,
-)  # fmt: skip
-PROBLEMS = {
-    "evidence": EVIDENCE,
-    "evidence-small": EVIDENCE._replace(  # a third of the length
-        task=functools.partial(tasks.evidence_accumulation, n_cues=3, delay=150.0),
-        goal=0.1,
-        defaults={**EVIDENCE.defaults, "steps": 400},
-    ),
-    "pattern": Problem(
-        tasks.pattern_generation, 100, 1, losses.squared_error, NMSE, 0.0, 30.0,
-        {"tau_m": 30.0, "v_th": 0.03, "scale_input": True, **PUBLISHED},
-        feedback_gain=2.0, gain_out=1.0,  # the authors draw B with gain 1
-        defaults={"cell": "lif", "batch": 1, "steps": 2000, "optimizer": "sgd",
-                  "learning_rate": 1e-4, "rate_strength": 300.0, "every": 50},
-        frozen=True,
-    ),
-    "store-recall": Problem(
-        functools.partial(tasks.store_recall, symbol=50.0, mean_delay=2.0), 100, 2, NAMING, STEP_ERROR,
-        0.05, 20.0, {"tau_m": 20.0, "tau_a": 400.0, "v_th": 0.6, "refractory": 5},
-        feedback_gain=10.0, gain_out=1.4, defaults={"rate_strength": 2.0},
-    ),
-    "xor": Problem(
-        functools.partial(tasks.delayed_xor, delay=100.0), 40, 2, NAMING, ERROR,
-        0.02, 20.0, {"tau_m": 20.0, "tau_a": 200.0, "v_th": 0.6, "refractory": 5},
-        feedback_gain=10.0, gain_out=1.4, defaults={"rate_strength": 2.0},
-    ),
-    "copy": Problem(
-        functools.partial(tasks.copy_memory, n_symbols=4, length=3, delay=10), 6, 4, NAMING, STEP_ERROR,
-        0.01, None, {"tau_m": 5.0, "tau_a": 20.0}, 8.0, 1.0,
-        defaults={"cell": "gru", "units": 64},
-    ),
-    "digits": Problem(
-        tasks.sequential_digits, 8, 10, NAMING, ERROR, 0.0, None,
-        {"tau_m": 5.0, "tau_a": 20.0, "refractory": 2, "gain_in": 2.0}, 8.0, 1.0,
-        defaults={"cell": "gru", "units": 64, "learning_rate": 1e-2},
-        test=functools.partial(tasks.sequential_digits, part="test"), test_batches=4,
-    ),
-    "pixels": Problem(
-        functools.partial(tasks.sequential_digits, "pixel"), 1, 10, NAMING, ERROR,
-        0.0, None, {"tau_m": 20.0, "tau_a": 100.0, "gain_in": 2.0}, 8.0, 1.0,
-        defaults={"cell": "gru", "units": 64},
-        test=functools.partial(tasks.sequential_digits, "pixel", part="test"), test_batches=4,
-    ),
-    "vowels": Problem(
-        tasks.vowel_speakers, 12, 9, NAMING, ERROR, 0.0, None,
-        {"tau_m": 5.0, "tau_a": 20.0}, 8.0, 1.0,
-        defaults={"cell": "gru", "units": 64, "batch": 32},
-        test=functools.partial(tasks.vowel_speakers, part="test"), test_batches=4,
-    ),
-}  # fmt: skip
-TASKS = tuple(PROBLEMS)
-
-
 def settings(task: str, **chosen: Any) -> Settings:
     """The task's own defaults, with what is chosen in their place.
 
@@ -167,7 +78,7 @@ def settings(task: str, **chosen: Any) -> Settings:
 
     Raises:
       ValueError: for a task, rule, cell, feedback or optimiser of another name, or a number out of
-        range.
+        range; for `freeze` that leaves no layer to train.
       TypeError: for a field that does not exist.
 
     >>> from eprop_jax.cli import experiments
@@ -175,6 +86,8 @@ def settings(task: str, **chosen: Any) -> Settings:
     0.0001
     >>> experiments.settings("copy", rule="random")[1:3]
     ('eprop', 'random')
+    >>> experiments.settings("copy", rule="paths:i*f*", units=(32, 16)).units
+    (32, 16)
     """
     checks.one_of("task", task, TASKS)
     chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -183,19 +96,29 @@ def settings(task: str, **chosen: Any) -> Settings:
             raise TypeError(f"{name}: no such setting; wanted one of {', '.join(Settings._fields)}")
     given = chosen.get("rule", "eprop")
     given = taxonomy.OLD.get(given, given)
-    checks.one_of("rule", given, RULES)
+    given = naming.rule(given)
     kind = given if given in signals.KINDS else None
     if kind and chosen.get("feedback", kind) != kind:
         raise ValueError(
             f"feedback: got {chosen['feedback']!r} with rule {given!r}, wanted {kind!r}"
         )
     chosen |= {"rule": "eprop", "feedback": kind} if kind else {"rule": given}
+    for name in ("units", "freeze"):  # a list, where they come from a file
+        if isinstance(chosen.get(name), list):
+            chosen[name] = tuple(chosen[name])
+    if isinstance(chosen.get("units"), tuple) and len(chosen["units"]) == 1:
+        chosen["units"] = chosen["units"][0]
     s = Settings(**{"task": task, **PROBLEMS[task].defaults, **chosen})
     checks.one_of("cell", s.cell, CELLS)
     checks.one_of("feedback", s.feedback, signals.KINDS)
     checks.one_of("optimizer", s.optimizer, OPTIMIZERS)
-    for name in ("order", "units", "batch", "steps", "every"):
+    for name in ("order", "batch", "steps", "every"):
         checks.size(name, getattr(s, name))
+    if s.units == ():
+        raise ValueError("units: got (), wanted an int >= 1, or several, one a layer")
+    for l, n in enumerate(layers(s)):
+        checks.size(f"units[{l}]" if stacked(s) else "units", n)
+    freezes(s.freeze, len(layers(s)))
     for name in ("clip", "feedback_decay", "rate_hz", "rate_strength"):
         checks.nonnegative(name, getattr(s, name))
     if s.feedback_gain is not None:
@@ -203,39 +126,76 @@ def settings(task: str, **chosen: Any) -> Settings:
     checks.positive("learning_rate", s.learning_rate)
     if checks.steps("seed", s.seed) >= SEEDS:
         raise ValueError(f"seed: got {s.seed}, wanted an int < 2**32")
-    if s.rule not in ("eprop", "m-order") and s.feedback != "symmetric":
+    reads = s.rule in ("eprop", "m-order") or naming.language(s.rule) is not None
+    if not reads and s.feedback != "symmetric":
         raise ValueError(f"feedback: got {s.feedback!r} with rule {s.rule!r}, which reads none; wanted "
-                         "'symmetric', or rule 'eprop' or 'm-order'")  # fmt: skip
-    if s.cell == "lsnn" and s.units < 2:
+                         "'symmetric', or rule 'eprop', 'm-order' or 'paths:…'")  # fmt: skip
+    if s.cell == "lsnn" and min(layers(s)) < 2:
         raise ValueError(f"units: got {s.units}, wanted >= 2 for an lsnn, half of which adapt")
     return s
 
 
+def layers(s: Settings) -> tuple[int, ...]:
+    """The units of each layer, the lowest first."""
+    return s.units if isinstance(s.units, tuple) else (s.units,)
+
+
+def stacked(s: Settings) -> bool:
+    return isinstance(s.units, tuple)
+
+
+def freezes(freeze: Any, n_layers: int) -> tuple[int, ...]:
+    """The layers that stay as they are drawn, refused if they are none of these, or all.
+
+    >>> from eprop_jax.cli import experiments
+    >>> experiments.freezes((0,), 2), experiments.freezes(None, 1)
+    ((0,), ())
+    """
+    if freeze is None:
+        return ()
+    known = isinstance(freeze, (list, tuple)) and all(l in range(n_layers) for l in freeze)
+    if not known or not 0 < len(set(freeze)) < n_layers:
+        got = ",".join(map(str, freeze)) if isinstance(freeze, (list, tuple)) else repr(freeze)
+        raise ValueError(
+            f"freeze: got {got}, wanted numbers of some layers of a stack, the lowest 0, but not of "
+            f"all (it has {n_layers}): rule 'frozen' freezes all"
+        )
+    return tuple(freeze)
+
+
+def trains_all(s: Settings) -> bool:
+    """Does every layer train? Else there is no whole gradient of the cell to measure."""
+    return s.rule != "frozen" and s.freeze is None
+
+
 def network(s: Settings) -> Network:
-    """The network of an experiment.
+    """The network of an experiment. Each layer of a stack hears the one below, within the step, and the
+    read-out the last.
 
     >>> from eprop_jax.cli import experiments
     >>> experiments.network(experiments.settings("evidence")).cell.n_units
     100
+    >>> experiments.network(experiments.settings("digits", units=(32, 16)))
+    Network([gru 8 -> 32, gru 32 -> 16], linear 16 -> 10)
     """
-    p = PROBLEMS[s.task]
+    p, sizes = PROBLEMS[s.task], layers(s)
+    below = (p.n_in, *sizes[:-1])
     reset = s.rule in EXACT if s.reset_gradient is None else s.reset_gradient
     spiking = {**p.spiking, "reset_gradient": reset}
     if s.cell == "lif":
         spiking.pop("tau_a", None)
     if s.cell in SPIKING:
-        cell = {"lif": cells.lif, "alif": cells.alif, "lsnn": lsnn}[s.cell](
-            p.n_in, s.units, **spiking
-        )
+        kind = {"lif": cells.lif, "alif": cells.alif, "lsnn": lsnn}[s.cell]
+        stack = [kind(n_in, n, **spiking) for n_in, n in zip(below, sizes)]
     else:
-        cell = getattr(cells, s.cell)(p.n_in, s.units)
+        stack = [getattr(cells, s.cell)(n_in, n) for n_in, n in zip(below, sizes)]
     bare = "drives" in p.spiking  # the authors' networks have no biases
     if p.tau_out is None:
-        readout = readouts.linear(s.units, p.n_out, bias=not bare, gain=p.gain_out)
+        readout = readouts.linear(sizes[-1], p.n_out, bias=not bare, gain=p.gain_out)
     else:
-        readout = readouts.leaky(s.units, p.n_out, tau=p.tau_out, scale_input=True, bias=not bare,
+        readout = readouts.leaky(sizes[-1], p.n_out, tau=p.tau_out, scale_input=True, bias=not bare,
                                  gain=p.gain_out)  # fmt: skip
-    return Network(cell, readout)
+    return Network(stack if stacked(s) else stack[0], readout)
 
 
 def lsnn(n_in: int, n_units: int, *, tau_m: float, tau_a: float, v_th: Any = 1.0, **options: Any):
@@ -271,6 +231,10 @@ def rule(s: Settings, net: Network) -> LearningRule:
         return rtrl(net, loss, activity_loss=activity)
     if s.rule == "m-order":
         return m_order_eprop(net, loss, order=s.order, feedback=s.feedback, activity_loss=activity)
+    # The read-out's gradient is exact under every rule; this one is a rule of every network.
+    language = "i*f*" if s.rule == "frozen" else naming.language(s.rule)
+    if language is not None:
+        return by_paths(net, loss, paths=language, feedback=s.feedback, activity_loss=activity)
     return eprop(net, loss, feedback=s.feedback, activity_loss=activity)
 
 
@@ -286,9 +250,10 @@ def optimizer(s: Settings, learning_rate: Any = None) -> optax.GradientTransform
     True
     """
     rate = s.learning_rate if learning_rate is None else learning_rate
-    still = [optax.masked(optax.set_to_zero(), _but_readout)] if s.rule == "frozen" else []
+    still = optax.masked(optax.set_to_zero(), functools.partial(_still, s))
     step = optax.adam(rate) if s.optimizer == "adam" else optax.sgd(rate)
-    parts = still + ([optax.clip_by_global_norm(s.clip)] if s.clip else [])
+    parts = [] if trains_all(s) else [still]
+    parts += [optax.clip_by_global_norm(s.clip)] if s.clip else []
     parts.append(step)
     if s.feedback_decay:
         # After the step, so that both lose the same share whatever the optimiser's scaling.
@@ -297,9 +262,15 @@ def optimizer(s: Settings, learning_rate: Any = None) -> optax.GradientTransform
     return optax.chain(*parts)
 
 
-def _but_readout(params: PyTree) -> PyTree:
-    """True at all that a frozen layer keeps as it is."""
-    return jax.tree.map_with_path(lambda path, _: path[0].key != "readout", params)
+def _still(s: Settings, params: PyTree) -> PyTree:
+    """True at all that stays as it was drawn."""
+
+    def stays(path, _):
+        if s.rule == "frozen":
+            return path[0].key != "readout"
+        return path[0].key == "cell" and path[1].idx in s.freeze
+
+    return jax.tree.map_with_path(stays, params)
 
 
 def _decaying(params: PyTree) -> PyTree:
@@ -327,11 +298,23 @@ def name(s: Settings) -> str:
     >>> experiments.name(experiments.settings("xor", rule="m-order", order=3))
     'e-prop, order 3'
     """
-    if s.rule == "m-order":
-        kind = "" if s.feedback == "symmetric" else f", {s.feedback} feedback"
-        return f"e-prop, order {s.order}{kind}"
-    names = {"bptt": "BPTT", "rtrl": "RTRL", "frozen": "frozen layer"}
-    return names.get(s.rule, f"e-prop, {s.feedback}")
+    kind = "" if s.feedback == "symmetric" else f", {s.feedback} feedback"
+    called = {
+        "bptt": "BPTT", "rtrl": "RTRL", "frozen": naming.all_frozen(len(layers(s))),
+        "m-order": f"e-prop, order {s.order}{kind}", "eprop": f"e-prop, {s.feedback}",
+    }  # fmt: skip
+    of = called.get(s.rule) or f"{naming.of_language(s.rule)}{kind}"
+    return of if s.freeze is None else f"{of}, {naming.frozen(s.freeze)}"
+
+
+def title(s: Settings) -> str:
+    """Task and network, as pictures call them.
+
+    >>> from eprop_jax.cli import experiments
+    >>> experiments.title(experiments.settings("copy", units=(32, 16)))
+    'copy, gru of 32-16 units'
+    """
+    return f"{s.task}, {s.cell} of {naming.sizes(layers(s))} units"
 
 
 class Experiment(NamedTuple):

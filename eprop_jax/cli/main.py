@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from eprop_jax import __version__, plotting, tasks
-from eprop_jax.cli import catalogue, demo, experiments, options, runs, studies, terminal
+from eprop_jax.cli import catalogue, demo, experiments, naming, options, runs, studies, terminal
 from eprop_jax.cli.terminal import Progress
 from eprop_jax.paper import taxonomy
 
@@ -96,7 +96,7 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rule", action="append", type=options.rules, metavar="RULE",
         help=f"one or more of {options.RULES_TEXT}; repeat it or separate by commas "
-        f"(default: {','.join(demo.DEFAULT_RULES)})",
+        f"(default: {','.join(demo.DEFAULT_RULES)}; of a stack {','.join(demo.STACK_RULES)})",
     )  # fmt: skip
     parser.add_argument(
         "--cell", action="append", type=options.names("cell", demo.CELLS), metavar="CELL",
@@ -106,6 +106,8 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
         "--order", action="append", type=options.numbers(1), metavar="M",
         help="orders of m-order e-prop (default: 4,2); order >= the sequence's length is exact",
     )  # fmt: skip
+    options.layer_option(parser, default=())
+    options.freeze_option(parser)
     parser.add_argument("--seed", type=options.seed, default=0, help="first seed (default: 0)")
     parser.add_argument("--seeds", type=options.number(1), default=3, metavar="N",
                         help="how many seeds, trained side by side (default: 3)")  # fmt: skip
@@ -138,7 +140,10 @@ def run_tasks(args: argparse.Namespace) -> int:
 def run_demo(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     say = terminal.sayer(args.json)
-    rules, chosen = options.flat(args.rule, demo.DEFAULT_RULES), options.flat(args.cell, demo.CELLS)
+    layers = args.layers if isinstance(args.layers, tuple) else (args.layers,)
+    freeze = experiments.freezes(args.freeze, len(layers) or 1)
+    usual = demo.STACK_RULES if len(layers) > 1 else demo.DEFAULT_RULES
+    rules, chosen = options.flat(args.rule, usual), options.flat(args.cell, demo.CELLS)
     if args.order and args.rule and "m-order" not in rules:
         rules.append("m-order")  # who names an order wants to see it
     orders = options.flat(args.order, demo.DEFAULT_ORDERS)
@@ -147,9 +152,12 @@ def run_demo(args: argparse.Namespace) -> int:
     runs.is_folder("--out", args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     data = tasks.digits()
-    setups = {cell: demo.setup(cell) for cell in chosen}
-    a_cell = len(demo.methods(setups[chosen[0]].net, rules, orders))
-    total = sum(a_cell * (args.steps or s.updates) for s in setups.values())
+    setups = {cell: demo.setup(cell, layers) for cell in chosen}
+    asked = {cell: demo.methods(s.net, rules, orders, freeze) for cell, s in setups.items()}
+    for cell, of_cell in asked.items():
+        for method in of_cell:
+            demo.refuse(method, setups[cell].net)
+    total = sum(len(asked[cell]) * (args.steps or s.updates) for cell, s in setups.items())
     say(
         f"eprop_jax {__version__}: {len(data.train_labels)} handwritten digits to learn from, "
         f"{len(data.test_labels)} to test on; 8 rows of 8 pixels each, named at the last row"
@@ -160,10 +168,10 @@ def run_demo(args: argparse.Namespace) -> int:
         for cell in chosen:
             results[cell], by_order[cell] = demo.run(
                 cell, data, rules=rules, orders=orders, seed=args.seed, seeds=args.seeds,
-                updates=args.steps,
+                updates=args.steps, layers=layers, freeze=freeze,
                 progress=lambda name, done, cell=cell: bar.move(f"{cell.upper()} {name}", done),
             )  # fmt: skip
-    say("\n" + as_text(results, args.seeds))
+    say("\n" + as_text(results, setups, args.seeds))
     picture = draw(args.out / "demo.png", setups, data, results, by_order, say)
     wall = time.perf_counter() - began
     say(f"{wall:.0f} s in all")
@@ -224,7 +232,9 @@ def summary(results: list[demo.Result]) -> list[dict[str, Any]]:
     ]
 
 
-def as_text(results: dict[str, list[demo.Result]], seeds: int) -> str:
+def as_text(
+    results: dict[str, list[demo.Result]], setups: dict[str, demo.Setup], seeds: int
+) -> str:
     """The table a cell, for a terminal."""
     head = ("rule", "test accuracy (%)", "cosine, start", "end", "causal", "local", "ms an update",
             "× BPTT")  # fmt: skip
@@ -240,9 +250,9 @@ def as_text(results: dict[str, list[demo.Result]], seeds: int) -> str:
                 row["causal"], row["local"], f"{row['update_ms']:.2f}",
                 "–" if row["update_relative"] is None else f"{row['update_relative']:.2f}",
             ))  # fmt: skip
-        s = demo.setup(cell)
-        title = (f"{cell.upper()}, {s.net.cell.n_units} units, {8 * s.steps_a_row} steps a digit, "
-                 f"{found[0].steps[-1]} updates")  # fmt: skip
+        s = setups[cell]
+        title = (f"{cell.upper()}, {naming.sizes(demo.units(s.net))} units, "
+                 f"{8 * s.steps_a_row} steps a digit, {found[0].steps[-1]} updates")  # fmt: skip
         parts.append(f"{title}\n{taxonomy.table([head, *rows], right=(1, 2, 3, 6, 7))}\n")
     seed_text = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
     parts.append(
@@ -261,7 +271,8 @@ def as_dict(results, by_order, setups, args) -> dict[str, Any]:
         "seeds": args.seeds,
         "settings": {
             cell: {
-                "units": s.net.cell.n_units,
+                "units": demo.units(s.net) if s.net.stacked else s.net.cell.n_units,
+                "freeze": args.freeze,
                 "steps_a_row": s.steps_a_row,
                 "updates": args.steps or s.updates,
                 "batch": s.batch,

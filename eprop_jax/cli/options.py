@@ -7,13 +7,15 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from eprop_jax.cli import experiments
+from eprop_jax.cli import experiments, naming
 from eprop_jax.engine import signals
 from eprop_jax.paper import taxonomy
 
-RULES = taxonomy.KEYS
-"""of every command: eprop is e-prop with symmetric feedback, other feedback goes by its name"""
+RULES = naming.RULES
+LANGUAGE = f"{naming.PATHS}LANGUAGE"
+"""how a rule is called by its paths"""
 
 
 # -- values ----------------------------------------------------------------------------------------
@@ -51,14 +53,19 @@ def name(what: str, choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def rules(text: str) -> list[str]:
-    """Names of rules, separated by commas; old ones too."""
-    old = [taxonomy.OLD.get(v.strip(), v) for v in text.split(",")]
-    return names("rule", RULES)(",".join(old))
+    """Names and languages of rules, separated by commas."""
+    return [rule(part) for part in [v for v in naming.split(text) if v] or [""]]
 
 
 def rule(text: str) -> str:
-    """One of them."""
-    return name("rule", RULES)(taxonomy.OLD.get(text, text))
+    """One of them; by its old name, too."""
+    text = taxonomy.OLD.get(text, text)
+    if naming.language(text) is None:
+        return name("rule", (*RULES, LANGUAGE))(text)
+    try:
+        return naming.rule(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def number(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -84,6 +91,12 @@ def number(least: int, most: int | None = None) -> Callable[[str], int]:
 def numbers(least: int) -> Callable[[str], list[int]]:
     """Whole numbers, separated by commas."""
     return lambda text: [number(least)(part) for part in text.split(",")]
+
+
+def layers(text: str) -> int | tuple[int, ...]:
+    """The units of one layer, or of each of a stack."""
+    units = numbers(1)(text)
+    return units[0] if len(units) == 1 else tuple(units)
 
 
 def real(above: float, inclusive: bool = True) -> Callable[[str], float]:
@@ -127,7 +140,7 @@ seed = number(0, experiments.SEEDS - 1)
 
 RULES_TEXT = (
     f"{', '.join(RULES)} (eprop: with symmetric feedback, also called symmetric; frozen: the read-out "
-    "alone is trained)"
+    f"alone is trained), or {LANGUAGE}, such as 'paths:i*f*': the rule that keeps those paths"
 )
 
 
@@ -138,12 +151,26 @@ def task_option(parser: argparse.ArgumentParser) -> None:
                         "(default: evidence-small)")  # fmt: skip
 
 
+def layer_option(parser: Any, **more: Any) -> None:
+    parser.add_argument("--layers", type=layers, metavar="N,N,…", **more,
+                        help="units of each layer, the lowest first; each hears the one below, within "
+                        "the step, and the read-out the last")  # fmt: skip
+
+
+def freeze_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--freeze", type=numbers(0), metavar="L,L,…",
+                        help="layers that stay as they are drawn, by number, the lowest 0")  # fmt: skip
+
+
 def network_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     positive, rate = number(1), real(0, inclusive=False)
     add("--cell", type=name("cell", experiments.CELLS), metavar="CELL",
         help=f"one of {', '.join(experiments.CELLS)}")  # fmt: skip
-    add("--units", type=positive, metavar="N", help="recurrent units")
+    one_of_them = parser.add_mutually_exclusive_group()
+    one_of_them.add_argument("--units", type=positive, metavar="N", help="recurrent units")
+    layer_option(one_of_them, dest="units")
+    freeze_option(parser)
     add("--batch", type=positive, metavar="N", help="sequences an update")
     add("--steps", type=positive, metavar="N", help="updates at most")
     add("--optimizer", type=name("optimizer", experiments.OPTIMIZERS), metavar="NAME",
@@ -169,8 +196,8 @@ def rule_options(parser: argparse.ArgumentParser) -> None:
         help=f"one of {RULES_TEXT} (default: eprop)")  # fmt: skip
     add("--order", type=number(1), metavar="M", help="of rule m-order (default: 2)")
     add("--feedback", type=name("feedback", signals.KINDS), metavar="KIND",
-        help=f"of rules m-order and eprop: one of {', '.join(signals.KINDS)}; --rule random is "
-        "--rule eprop --feedback random (default: symmetric)")  # fmt: skip
+        help=f"of rules m-order, eprop and {LANGUAGE}: one of {', '.join(signals.KINDS)}; "
+        "--rule random is --rule eprop --feedback random (default: symmetric)")  # fmt: skip
 
 
 def out_option(parser: argparse.ArgumentParser, of: str) -> None:
@@ -206,7 +233,8 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
     task_option(parser)
     parser.add_argument("--rule", action="append", type=rules, metavar="RULE",
                         help=f"one or more of {RULES_TEXT}; repeat it or separate by commas "
-                        "(default: bptt,m-order,eprop,random)")  # fmt: skip
+                        "(default: bptt,m-order,eprop,random; of a stack, paths:i*f* for "
+                        "eprop)")  # fmt: skip
     parser.add_argument("--order", action="append", type=numbers(1), metavar="M",
                         help="orders of m-order (default: 2)")  # fmt: skip
     network_options(parser)

@@ -97,13 +97,20 @@ def is_folder(name: str, path: Path) -> None:
 
 
 def prepare(s: Settings, side_by_side: int = 1) -> None:
-    """Refuse what cannot be made, and what no memory holds, before anything is written."""
+    """Refuse what cannot be made, what no memory holds, and a rule that leaves a parameter without
+    gradient, before anything is written."""
+    fits_in_memory(s, side_by_side)
+    e = experiments.experiment(s)
+    jax.eval_shape(lambda: e.rule.init(experiments.start(e).params, (1,)))
+
+
+def fits_in_memory(s: Settings, side_by_side: int) -> None:
     e = experiments.experiment(s)
     try:
         xs, ys = jax.eval_shape(e.sampler, jax.random.key(0))
         state = jax.eval_shape(lambda: experiments.start(e))
         sizes = [x.size for x in jax.tree.leaves((xs, ys, state))] + [
-            xs.shape[0] * s.batch * s.units
+            xs.shape[0] * s.batch * sum(experiments.layers(s))
         ]
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OverflowError, TypeError):  # no array has that many rows
@@ -152,7 +159,7 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
     done = int(state.step)
     rows = [row for row in read_rows(log) if row["step"] <= done]
     replace(log, "".join(json.dumps(row) + "\n" for row in rows))
-    named = f"{s.task}, {s.cell} of {s.units} units, {experiments.name(s)}"
+    named = f"{experiments.title(s)}, {experiments.name(s)}"
     say(f"{named}: {max(0, s.steps - done)} updates to do, {done} done; {folder}")
 
     def keep(row):
@@ -164,9 +171,9 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
 
     metric = next(iter(e.metrics))
     goal = lambda row: row[f"test_{metric}"] < experiments.PROBLEMS[s.task].goal
-    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, cosine=s.rule != "frozen",
+    look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics,
                               batches=experiments.PROBLEMS[s.task].test_batches,
-                              reference=reference(s))  # fmt: skip
+                              cosine=experiments.trains_all(s), reference=reference(s))  # fmt: skip
     if not (rows and goal(rows[-1])):
         run = training.fit(e.trainer, state, s.steps, every=s.every, evaluate=look, stop=goal,
                            report=keep, checkpoints=saved, progress=True)  # fmt: skip

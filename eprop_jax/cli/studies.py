@@ -64,7 +64,8 @@ def run_compare(args: argparse.Namespace) -> int:
     """Each rule from the same weights on the same batches: what it reaches, how good its gradient
     is before and after, and what an update costs."""
     say = terminal.sayer(args.json)
-    chosen = options.flat(args.rule, ("bptt", "m-order", "eprop", "random"))
+    local = "paths:i*f*" if isinstance(args.units, tuple) else "eprop"  # reaches every layer
+    chosen = options.flat(args.rule, ("bptt", "m-order", local, "random"))
     if args.order and "m-order" not in chosen:
         chosen.append("m-order")  # who names an order wants to see it
     asked = [
@@ -106,7 +107,7 @@ def compared(s: Settings, progress: Callable[[int], None]) -> dict[str, Any]:
     """What one rule reaches."""
     e = experiments.experiment(s)
     state, key = experiments.start(e), jax.random.key(2**20 + s.seed)
-    moves = s.rule != "frozen"  # else there is no gradient of the cell to measure
+    moves = experiments.trains_all(s)
     look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics, batches=4, cosine=moves,
                               reference=runs.reference(s))  # fmt: skip
     progress(0)
@@ -138,7 +139,7 @@ def draw_compared(path: Path, rows: list[dict[str, Any]], metric: str, s: Settin
     """Learning curves, a line a rule."""
     of = lambda quantity: {row["name"]: [row["curve"][quantity]] for row in rows}
     panels = {quantity: of(quantity) for quantity in ("loss", metric)}
-    named = f"{s.task}, {s.cell} of {s.units} units, while training"
+    named = f"{experiments.title(s)}, while training"
     return runs.draw(path, rows[0]["curve"]["updates"], panels, named)
 
 
@@ -162,7 +163,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     runs.prepare(s, args.seeds * len(rates))
     seeds = list(range(s.seed, s.seed + args.seeds))
     metric = next(iter(experiments.PROBLEMS[s.task].metrics))
-    named = f"{s.task}, {s.cell} of {s.units} units, {experiments.name(s)}"
+    named = f"{experiments.title(s)}, {experiments.name(s)}"
     over = lambda f: jax.jit(jax.vmap(jax.vmap(f, (0, None, 0)), (None, 0, 0)))
 
     def run(seed, rate, state, size):

@@ -59,7 +59,7 @@ def fail(command: str, error: Exception) -> int:
     if isinstance(error, OSError) and error.errno and error.filename is None:
         text, code = f"could not write what it prints: {error.strerror}", 1
     elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
-        text = f"out of memory ({text[:200]}); wanted a smaller --batch or --units"
+        text = f"out of memory ({text[:200]}); wanted a smaller --batch, --units or --layers"
     with contextlib.suppress(OSError):
         print(f"{command}: {text}", file=sys.stderr, flush=True)
     try:

@@ -58,9 +58,11 @@ def demo_figure(path: Path, results: Mapping[str, list], orders: Mapping[str, An
         r = recording
         digits = [(i * r.steps, f"digit {label}") for i, label in enumerate(r.labels)]
         names = [f"{i} → {j}" for i, j in r.synapses]
-        panels.append(("ALIF: spikes of the trained network",
-                       lambda ax: raster(ax, r.spikes, digits=digits)))  # fmt: skip
-        panels.append(("ALIF: three eligibility traces",
+        stack = isinstance(r.spikes, tuple)
+        for l, spikes in enumerate(r.spikes if stack else [r.spikes]):
+            title = "ALIF: spikes of the trained network" + (f", layer {l}" if stack else "")
+            panels.append((title, lambda ax, h=spikes: raster(ax, h, digits=digits)))
+        panels.append(("ALIF: three eligibility traces" + (" of layer 0" if stack else ""),
                        lambda ax: traces(ax, r.traces, names, digits=digits)))  # fmt: skip
 
     columns = 2 if len(panels) in (2, 4) else 3

@@ -12,6 +12,7 @@ from eprop_jax.cli.demo.learning import (
     Result,
     begin,
     initial,
+    refuse,
     run,
     tester,
     trainer,
@@ -22,11 +23,13 @@ from eprop_jax.cli.demo.setups import (
     DEFAULT_ORDERS,
     DEFAULT_RULES,
     RULES,
+    STACK_RULES,
     Method,
     Setup,
     methods,
     presenter,
     setup,
+    units,
 )
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "DEFAULT_RULES",
     "PROBE",
     "RULES",
+    "STACK_RULES",
     "Method",
     "OrderFidelity",
     "Recording",
@@ -45,8 +49,10 @@ __all__ = [
     "methods",
     "presenter",
     "record",
+    "refuse",
     "run",
     "setup",
     "tester",
     "trainer",
+    "units",
 ]

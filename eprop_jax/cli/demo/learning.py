@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eprop_jax.cli import naming
 from eprop_jax.cli.demo.setups import (
     DEFAULT_ORDERS,
     DEFAULT_RULES,
@@ -94,15 +95,18 @@ def begin(method: Method, params: PyTree, optimizer: optax.GradientTransformatio
     """(what the method reads of `params`, the optimiser's state for what it trains), by seed."""
     names = ("cell", "readout", "feedback") if reads_feedback(method.rule) else ("cell", "readout")
     params = {k: params[k] for k in names}
-    start = training.trainer(method.rule, only(method.trains, optimizer), lambda key: ()).init
+    start = training.trainer(method.rule, only(method, optimizer), lambda key: ()).init
     return params, jax.vmap(lambda p: start(p, jax.random.key(0)).opt_state)(params)
 
 
-def only(names: Sequence[str], optimizer: optax.GradientTransformation) -> Any:
-    """The optimiser for these parts of the parameters; the others stay as they are."""
+def only(method: Method, optimizer: optax.GradientTransformation) -> Any:
+    """The optimiser for what the method trains; the rest stays as it is."""
 
     def label(params):
-        what = lambda path: "trained" if path[0].key in names else "frozen"
+        def what(path):
+            still = method.freeze and path[0].key == "cell" and path[1].idx in method.freeze
+            return "trained" if path[0].key in method.trains and not still else "frozen"
+
         return jax.tree.map_with_path(lambda path, _: what(path), params)
 
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, label)
@@ -141,9 +145,7 @@ def trainer(method: Method, optimizer: optax.GradientTransformation, present: Ca
     """
 
     def segment(state, indices):
-        t = training.trainer(
-            method.rule, only(method.trains, optimizer), jax.vmap(present)(indices)
-        )
+        t = training.trainer(method.rule, only(method, optimizer), jax.vmap(present)(indices))
         params, opt_state = state
         begun = training.TrainState(params, opt_state, jax.random.key(0), jnp.int32(0))
         after, log = t.run(begun, len(indices))
@@ -206,6 +208,8 @@ def run(
     seed: int = 0,
     seeds: int = 3,
     updates: int | None = None,
+    layers: Sequence[int] = (),
+    freeze: Sequence[int] = (),
     progress: Callable[[str, int], Any] = lambda name, done: None,
 ) -> tuple[list[Result], OrderFidelity]:
     """Train one cell under each rule, test it, and compare the gradients.
@@ -216,6 +220,8 @@ def run(
       rules, orders: as in `methods`.
       seed, seeds: the first seed and how many; all seeds of a rule train as one program.
       updates: None: as `setup` has it.
+      layers: units of each layer of a stack, the lowest first; (): one layer, as `setup` has it.
+      freeze: layers that no rule trains.
       progress: called as progress(name of the rule, updates just done).
 
     Returns:
@@ -224,28 +230,40 @@ def run(
 
     Raises:
       KeyError: for an unknown cell or rule.
+      ValueError: before any training, for a rule under which a parameter has no gradient.
 
     >>> from eprop_jax import tasks
-
     >>> from eprop_jax.cli import demo
     >>> (result,), by_order = demo.run("gru", tasks.digits(), rules=["frozen"], seeds=1, updates=2)
     >>> result.curve.shape, by_order.start.cosine.shape
     ((1, 2), (1, 8))
     """
-    s = setup(cell)
+    s = setup(cell, layers)
     s = s._replace(updates=s.updates if updates is None else updates)
     present = presenter(s, data.train_images, data.train_labels)
     test = tester(s, data.test_images, data.test_labels)
     probe = Probe(s.net, *present(jnp.arange(PROBE)))
     keys = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds, dtype=jnp.uint32))
     params = initial(s.net, keys)
+    asked = methods(s.net, rules, orders, freeze)
+    for method in asked:
+        refuse(method, s.net)
     n = len(data.train_labels)
     order = jax.vmap(lambda k: batches(jax.random.fold_in(k, 1), n, s.batch, s.updates))(keys)
     results = [
-        train(cell, s, method, params, order, present, test, probe, progress)
-        for method in methods(s.net, rules, orders)
+        train(cell, s, method, params, order, present, test, probe, progress) for method in asked
     ]
     return results, by_order(s, params, results[0].params, probe)
+
+
+def refuse(method: Method, net: Network) -> None:
+    """What the rule refuses of this network."""
+
+    def start(key):
+        B = {"feedback": feedback.init(key, net)} if reads_feedback(method.rule) else {}
+        return method.rule.init({**net.init(key), **B}, (1,))
+
+    jax.eval_shape(start, jax.random.key(0))
 
 
 def train(
@@ -260,8 +278,7 @@ def train(
     state = begin(method, params, optimizer)
 
     def cosine(params):
-        trained = "cell" in method.trains
-        return np.asarray(probe.fidelity(method.rule, params).cosine) if trained else None
+        return np.asarray(probe.fidelity(method.rule, params).cosine) if method.whole else None
 
     cosine_start = cosine(state[0])
     compiled, steps, curve, seconds, done, loss = {}, [], [], [], 0, jnp.zeros((1, 1))
@@ -278,9 +295,11 @@ def train(
         steps.append(done)
         curve.append(np.asarray(test(state[0])))
         progress(method.name, size)
-    about = taxonomy.find(method.key)
+    named = naming.language(method.key) is None  # how local a language is, its report says
+    about = taxonomy.find(method.key) if named else None
     return Result(
-        cell, method.key, method.name, method.order, about.causal, about.local, curve[-1],
+        cell, method.key, method.name, method.order,
+        about.causal if about else "–", about.local if about else "–", curve[-1],
         cosine_start, cosine(state[0]), np.asarray(loss.mean(1)), 1e3 * statistics.median(seconds),
         np.asarray(steps), np.stack(curve, 1), state[0],
     )  # fmt: skip

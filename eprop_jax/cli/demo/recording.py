@@ -10,17 +10,18 @@ import numpy as np
 
 from eprop_jax.cli.demo.setups import LOSS, Setup, presenter
 from eprop_jax.engine import jacobians
-from eprop_jax.network.types import PyTree
+from eprop_jax.network import readouts
+from eprop_jax.network.types import Network, PyTree, by_layer
 from eprop_jax.rules.eprop import eprop
 
 
 class Recording(NamedTuple):
     """One network reading a few digits one after the other, from rest each time."""
 
-    spikes: np.ndarray
-    """h, [T, n] over all digits"""
+    spikes: PyTree
+    """h, [T, n] over all digits; of a stack a tuple, one a layer"""
     traces: np.ndarray
-    """eligibility traces e_ij^t of a few recurrent synapses, [T, synapses]"""
+    """eligibility traces e_ij^t of a few recurrent synapses of the first layer, [T, synapses]"""
     synapses: list[tuple[int, int]]
     """(i, j): presynaptic, postsynaptic"""
     steps: int
@@ -29,7 +30,8 @@ class Recording(NamedTuple):
 
 
 def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> Recording:
-    """Run e-prop step by step, and keep h and the largest eligibility traces e = ψ ε (Eq. 9).
+    """Run e-prop step by step, and keep h and the largest eligibility traces e = ψ ε (Eq. 9), of a
+    stack the first layer's: no layer above has a part in them.
 
     Args:
       s: the experiment.
@@ -48,21 +50,24 @@ def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> 
     >>> seen.spikes.shape, seen.traces.shape
     ((48, 200), (48, 3))
     """
-    if isinstance(params["cell"]["w_rec"], dict):
+    cell, p = s.net.cells[0], by_layer(s.net, params["cell"])[0]
+    if isinstance(p["w_rec"], dict):
         raise ValueError("s: the cell has several drives, wanted one")
-    rule, n = eprop(s.net, LOSS), s.net.cell.n_units
+    n = cell.n_units
     xs, ys = presenter(s, images, labels)(jnp.arange(len(labels)))
-    params = {k: params[k] for k in ("cell", "readout")}
+    _, h, _ = s.net.apply({k: params[k] for k in ("cell", "readout")}, xs)
+    alone = Network(cell, readouts.linear(n, s.net.readout.n_out))
+    rule, params = eprop(alone, LOSS), {**alone.init(jax.random.key(0)), "cell": p}
 
     def step(carry, now):
-        carry, out = rule.step(params, carry, *jax.tree.map(lambda x: x[None], now))
-        psi = jacobians.output_blocks(s.net.cell, params["cell"], carry.state.c)[0]
+        carry, _ = rule.step(params, carry, *jax.tree.map(lambda x: x[None], now))
+        psi = jacobians.output_blocks(cell, p, carry.state.c)[0]
         epsilon = [x for x in jax.tree.leaves(carry.epsilon["w_rec"]) if x.ndim == 3]
         e = sum(p[:, None, :] * jnp.broadcast_to(eps, (eps.shape[0], n, n))
                 for p, eps in zip((p for p in psi if p is not None), epsilon))  # fmt: skip
-        return carry, (out.activity[0], e)
+        return carry, e
 
-    _, (h, e) = jax.lax.scan(step, rule.init(params, (len(labels),)), (xs, ys))
+    _, e = jax.lax.scan(step, rule.init(params, (len(labels),)), (xs, ys))
     e = np.asarray(e)  # [T, B, i, j]
     # Of each postsynaptic unit its strongest synapse, then the three strongest units.
     strength = np.where(np.eye(n, dtype=bool), 0.0, np.abs(e).sum((0, 1)))
@@ -70,4 +75,6 @@ def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> 
     synapses = [(int(strength[:, j].argmax()), int(j)) for j in post]
     in_turn = lambda x: np.swapaxes(np.asarray(x), 0, 1).reshape(-1, *x.shape[2:])
     traces = np.stack([in_turn(e[:, :, i, j]) for i, j in synapses], 1)
-    return Recording(in_turn(h), traces, synapses, xs.shape[0], [int(k) for k in labels])
+    return Recording(
+        jax.tree.map(in_turn, h), traces, synapses, xs.shape[0], [int(k) for k in labels]
+    )

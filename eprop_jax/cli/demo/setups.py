@@ -1,7 +1,8 @@
-"""The two networks, how digits are shown to them, and the rules that train them."""
+"""The two networks, each of one layer or more, how digits are shown, and the rules that train them."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import losses
+from eprop_jax.cli import naming
 from eprop_jax.network import cells, readouts
 from eprop_jax.network.types import Array, LearningRule, Network
 from eprop_jax.paper import taxonomy
 from eprop_jax.rules.bptt import bptt
+from eprop_jax.rules.by_paths import by_paths
 from eprop_jax.rules.eprop import eprop
 from eprop_jax.rules.m_order import m_order_eprop
 from eprop_jax.rules.rtrl import rtrl
@@ -20,8 +23,10 @@ from eprop_jax.tasks import CLASSES, COLUMNS, row_by_row
 
 LOSS = losses.masked(losses.softmax_cross_entropy)
 CELLS = ("gru", "alif")
-RULES = taxonomy.KEYS
+RULES = naming.RULES
 DEFAULT_RULES = ("bptt", "m-order", "eprop", "random", "frozen")
+STACK_RULES = ("bptt", "paths:(i|f)*", "paths:i*f*", "m-order", "random", "frozen")
+"""of a stack, where e-prop with symmetric feedback has no path to the lower layers"""
 DEFAULT_ORDERS = (4, 2)
 
 
@@ -33,7 +38,7 @@ class Setup(NamedTuple):
     updates: int
     learning_rate: float
     orders: tuple[int, ...]
-    """whose gradients are compared with BPTT's"""
+    """whose gradients are compared with BPTT's: those that reach every layer"""
     weight_decay: float = 0.1
     batch: int = 64
 
@@ -46,10 +51,18 @@ class Method(NamedTuple):
     rule: LearningRule
     trains: tuple[str, ...]
     order: int | None = None
+    freeze: tuple[int, ...] = ()
+    """layers that it does not train, though "cell" is among its parts"""
+
+    @property
+    def whole(self) -> bool:
+        """Does it train every layer?"""
+        return "cell" in self.trains and not self.freeze
 
 
-def setup(cell: str) -> Setup:
-    """The experiment of one cell: "gru" (64 units) or "alif" (200 units).
+def setup(cell: str, layers: Sequence[int] = ()) -> Setup:
+    """The experiment of one cell: "gru" (64 units) or "alif" (200 units); or of a stack of such layers,
+    whose units are given, the lowest first. Each hears the one below, and the read-out the last.
 
     Raises:
       KeyError: for another name.
@@ -57,32 +70,54 @@ def setup(cell: str) -> Setup:
     >>> from eprop_jax.cli import demo
     >>> demo.setup("gru").net.cell.n_units
     64
+    >>> demo.setup("alif", (200, 100)).net
+    Network([alif 8 -> 200, alif 200 -> 100], leaky 100 -> 10)
     """
-    return {"gru": _gru, "alif": _alif}[cell]()
+    s = {"gru": _gru, "alif": _alif}[cell](layers)
+    return s._replace(orders=tuple(m for m in s.orders if m >= len(s.net.cells)))
 
 
-def _gru() -> Setup:
-    net = Network(cells.gru(COLUMNS, 64), readouts.linear(64, CLASSES))
+def _gru(layers: Sequence[int]) -> Setup:
+    net = _network(cells.gru, layers or (64,), readouts.linear)
     return Setup(net, steps_a_row=1, updates=1500, learning_rate=1e-2, orders=tuple(range(1, 9)))
 
 
-def _alif() -> Setup:
+def _alif(layers: Sequence[int]) -> Setup:
     # dt = 1 ms and each row stays 3 ms, so the units' memory (5 ms, 20 ms) spans two rows or more.
-    cell = cells.alif(COLUMNS, 200, tau_m=5.0, tau_a=20.0, refractory=2, gain_in=2.0)
-    net = Network(cell, readouts.leaky(200, CLASSES, tau=5.0))
+    cell = functools.partial(cells.alif, tau_m=5.0, tau_a=20.0, refractory=2, gain_in=2.0)
+    net = _network(cell, layers or (200,), functools.partial(readouts.leaky, tau=5.0))
     return Setup(net, steps_a_row=3, updates=400, learning_rate=5e-3, orders=(1, 2, 4, 8))
 
 
-def methods(net: Network, rules: Sequence[str], orders: Sequence[int]) -> list[Method]:
+def _network(cell: Callable, layers: Sequence[int], readout: Callable) -> Network:
+    stack = [cell(n_in, n) for n_in, n in zip((COLUMNS, *layers[:-1]), layers)]
+    return Network(stack if len(stack) > 1 else stack[0], readout(layers[-1], CLASSES))
+
+
+def units(net: Network) -> tuple[int, ...]:
+    """Of each layer, the lowest first.
+
+    >>> from eprop_jax.cli import demo
+    >>> demo.units(demo.setup("alif", (200, 100)).net)
+    (200, 100)
+    """
+    return tuple(cell.n_units for cell in net.cells)
+
+
+def methods(
+    net: Network, rules: Sequence[str], orders: Sequence[int], freeze: Sequence[int] = ()
+) -> list[Method]:
     """The rules by their `--rule` names; "m-order" becomes one method an order.
 
     Args:
       net: the network.
-      rules: from `RULES`.
+      rules: from `RULES`, or "paths:" and a language.
       orders: of m-order e-prop, each ≥ 1.
+      freeze: layers that no rule trains.
 
     Raises:
       KeyError: for a rule of another name.
+      ValueError: for a language that is none.
 
     >>> from eprop_jax.cli import demo
     >>> [m.name for m in demo.methods(demo.setup("gru").net, ["bptt", "m-order"], [4, 2])]
@@ -91,6 +126,8 @@ def methods(net: Network, rules: Sequence[str], orders: Sequence[int]) -> list[M
     both = ("cell", "readout")
 
     def of(key: str) -> list[Method]:
+        if (language := naming.language(key)) is not None:
+            return [Method(key, naming.of_language(key), by_paths(net, LOSS, paths=language), both)]
         if key == "m-order":
             return [
                 Method(key, f"e-prop, order {m}", m_order_eprop(net, LOSS, order=m), both, m)
@@ -99,12 +136,18 @@ def methods(net: Network, rules: Sequence[str], orders: Sequence[int]) -> list[M
         if key in ("bptt", "rtrl"):
             return [Method(key, key.upper(), {"bptt": bptt, "rtrl": rtrl}[key](net, LOSS), both)]
         if key == "frozen":  # the read-out's gradient is exact under every rule
-            return [Method(key, "frozen layer", eprop(net, LOSS), ("readout",))]
+            rule = by_paths(net, LOSS, paths="i*f*")
+            return [Method(key, naming.all_frozen(len(net.cells)), rule, ("readout",))]
         kind = {"eprop": "symmetric", "random": "random", "adaptive": "adaptive"}[key]
         trains = (*both, "feedback") if key == "adaptive" else both
         return [Method(key, f"e-prop, {kind}", eprop(net, LOSS, feedback=kind), trains, 1)]
 
-    return [method for key in rules for method in of(taxonomy.OLD.get(key, key))]
+    def held(method: Method) -> Method:
+        if not freeze or "cell" not in method.trains:
+            return method
+        return method._replace(name=f"{method.name}, {naming.frozen(freeze)}", freeze=tuple(freeze))
+
+    return [held(method) for key in rules for method in of(taxonomy.OLD.get(key, key))]
 
 
 def presenter(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[Array], tuple]:
