@@ -74,7 +74,7 @@ MUTANTS = [
            "return (automaton.accepting[q],)"),
     Mutant("graph", "paper/graph.py", "in_any_length[_at_any_time(edge)]", "in_steps[edge]"),
     Mutant("graph", "paper/graph.py", '("s" if i == j else "e")', '"e"'),
-    Mutant("graph", "plotting/computation.py", "else 0.2\n    apart", "else 0.0\n    apart"),
+    Mutant("graph", "plotting/computation.py", "else 0.2", "else 0.0"),
     Mutant("graph", "plotting/automata.py", 'if accepts else ()', ""),
     # the adjoint sweep and chunks
     Mutant("state", "engine/adjoint.py", "dc = L.dc + d.dh_dc.T @ dh", "dc = d.dh_dc.T @ dh"),

@@ -186,8 +186,11 @@ def _bend(edge: Edge, g: Graph) -> float:
     beyond = {"feedforward": edge.target.layer, "readout": top}.get(edge.kind, 0) - 1
     if beyond > edge.source.layer:
         return -0.2 if edge.kind == "feedforward" else 0.2
-    apart = edge.letter == "s" and edge.source.unit is None
-    return 0.2 if apart else {"direct": 0.16, "activity": 0.3, "state": 0.4}.get(edge.kind, 0.0)
+    if edge.letter == "s" and edge.source.unit is None:  # beside the e between the same nodes
+        return 0.2
+    around = {"direct": 0.16, "activity": 0.3, "state": 0.4}.get(edge.kind, 0.0)
+    below = 0 if edge.kind == "direct" else top - 1 - edge.source.layer
+    return around / (1 + 0.2 * below)  # flatter from further below
 
 
 def _arrow(ax: Any, edge: Edge, places: dict, g: Graph) -> None:
