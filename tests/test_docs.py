@@ -59,6 +59,28 @@ def test_readme_code_runs_as_printed(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_map_of_equations_names_what_is_there():
+    """Every `module.name`, `file.py` and `file.py::test` in README's table of equations."""
+    table = (ROOT / "README.md").read_text().split("## Equation by equation")[1].split("\n## ")[0]
+    files = {
+        path.name: path.read_text()
+        for at in ("eprop_jax", "tests")
+        for path in (ROOT / at).rglob("*.py")
+    }
+    seen, names = "", re.findall(r"`([^`]+)`", table)
+    for name in names:
+        file, _, test = name.partition("::")
+        seen = file or seen
+        if test or name.endswith(".py"):
+            assert re.search(rf"def {test}" if test else "", files[seen]), name
+        elif not name.startswith("jax."):
+            module, function = name.split(".")
+            assert re.search(rf"^(def|class) {function}\b", files[f"{module}.py"], re.MULTILINE), (
+                name
+            )
+    assert len(names) > 50
+
+
 def public_functions():
     """What a user meets: the top level's names, and those of its public modules."""
     spaces = [("ej", ej)] + [

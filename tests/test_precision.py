@@ -56,7 +56,9 @@ def imposed(rule, recursion, chunk):
 
     def advance(params, carry, at):
         if chunk == 1:
-            return recursion(spec, params, carry, recursions.moment(spec, params, at))
+            found = recursion(spec, params, carry, recursions.moment(spec, params, at))
+            by_layer = zip((params["cell"], params["readout"]), found[1:])
+            return found[0], *(recursions.leaves(*each) for each in by_layer)
         carry, _, cell, readout = chunks.with_traces(spec, params, carry, at)
         return carry, cell, readout
 

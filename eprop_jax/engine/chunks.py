@@ -19,8 +19,8 @@ import numpy as np
 
 from eprop_jax.engine import adjoint, objective, products, recursions, seeds, signals
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import traces as tr
-from eprop_jax.engine.adjoint import EVERY, LOCAL, Part, Reached, Source, Swept
+from eprop_jax.engine.adjoint import LOCAL, Part, Reached, Source, Swept
+from eprop_jax.engine.operators import Covector, Ends, Local, Parts, PerUnit, total
 from eprop_jax.network import unitwise
 from eprop_jax.network.forward import before
 from eprop_jax.network.stacks import Path
@@ -39,8 +39,9 @@ def gradient(recursion: Callable | None) -> Callable:
             da, grads, grads_out = without_traces(spec, params, chunk)
         elif data.xs.shape[0] == 1:
             m = recursions.moment(spec, params, chunk)
-            carry, grads, grads_out = recursion(spec, params, carry, m)
-            da = None
+            carry, *found = recursion(spec, params, carry, m)
+            da, likes = None, (params["cell"], params["readout"])
+            grads, grads_out = (recursions.leaves(*each) for each in zip(likes, found))
         else:
             carry, da, grads, grads_out = with_traces(spec, params, carry, chunk)
         run = chunk.run
@@ -120,7 +121,7 @@ class Layers(NamedTuple):
 
 def _add_last(params: dict, terms: list, last: dict[str, Array]) -> list:
     paths = [path for path, _ in jax.tree.leaves_with_path(params)]
-    return [tr.total(x, last.get(path[0].key)) for x, path in zip(terms, paths)]
+    return [total(x, last.get(path[0].key)) for x, path in zip(terms, paths)]
 
 
 def without_traces(spec: RuleSpec, params: dict, chunk: objective.Chunk) -> tuple[dict, list, list]:
@@ -140,7 +141,7 @@ def with_traces(
     """The chunk, what is older than it, and the traces after it."""
     net, p, p_out, c = spec.network, params["cell"], params["readout"], carry.state.c
     layers, graded = Layers.of(chunk), len(spec.moves) > 1
-    own, gamma = recursions.unpack(params, carry)
+    S = recursions.opened(spec, params, carry)
 
     # the read-out: from the loss, and from y^K itself
     entering = [seeds.of_loss(chunk.dL_dy), seeds.of_state((jnp.ones_like(chunk.run.y[-1]),))]
@@ -148,9 +149,9 @@ def with_traces(
     final = first_unit(final) if net.readout.shared else final
     grads_out = layers.readout_gradient(p_out, back)
     dL_dy_0, dy_dy = back.dc_0[0], final.dc_0[0]  # None: y^t does not depend on y^{t-1}
-    grads_out = add(grads_out, recursions.meet_own(dL_dy_0, own, p_out))
-    fresh = layers.readout_sources(p_out, final)
-    own = [(tr.total(tr.scale(dy_dy, old[0]), new),) for old, new in zip(own, fresh)]
+    grads_out = add(grads_out, (Covector((dL_dy_0,)) @ S.gamma_out).leaves)
+    fresh = Local(tuple((x,) for x in layers.readout_sources(p_out, final)))
+    gamma_out = PerUnit(((dy_dy,),)) @ S.gamma_out + fresh
 
     # the cell: from the loss, and from each thing that a trace describes
     spread, to_signal = signals.signal(params, spec.feedback, recursions.is_filtered(spec))
@@ -161,53 +162,47 @@ def with_traces(
     else:
         entering.append(seeds.end_part(spec.moves, c))
         s_loss, s_y, s_ends = adjoint.sweep(net.cell, p, layers.path, entering)
-    older = Before.of(spec, params, carry)
+    older = Before.of(S)
     grads = add(products.gradient(p, s_loss.at(0), layers.lines), older.meet(s_loss))
     if dL_dy_0 is not None:
-        grads = add(grads, [recursions.meet(to_signal(dL_dy_0), g) for g in gamma])
+        grads = add(grads, (to_signal(dL_dy_0) @ S.gamma).leaves)
 
     # the traces at the chunk's end
     traces = {}
     if spec.moves != LOCAL:
-        after = [older.ends_after(s_ends, layers, p, c, u) for u in range(graded, len(spec.moves))]
+        after = [older.ends_after(s_ends, layers, p, u) for u in range(graded, len(spec.moves))]
         traces = {"beta": tuple(after)} if graded else {"alpha": after[0]}
         s_c = adjoint.sweep(net.cell, p, layers.path, units) if graded else []
     fresh = products.sources(p, [s.at(0) for s in (s_y, *s_c)], layers.lines)
     if older.local:
-        new = [
+        new = (
             tuple(
-                None if old[r] is None else tr.total(products.reach(s.at(0).dc_0, old), row[1 + r])
+                None if old[r] is None else total(products.reach(s.at(0).dc_0, old), row[1 + r])
                 for r, s in enumerate(s_c)
             )
             for old, row in zip(older.local, fresh)
-        ]
-        traces["epsilon"] = tr.pack(p, c, new)
-    paths = older.reach(s_y, 0)
-    gamma = [
-        jnp.broadcast_to(x, g.shape) if x is not None else jnp.zeros_like(g)
-        for g, x in (
-            (g, tr.total(tr.scale_ends(dy_dy, g), path, row[0]))
-            for g, path, row in zip(gamma, paths, fresh)
         )
-    ]
-    carry = carry._replace(**traces, gamma=recursions.pack(params, carry, own, gamma))
-    return carry, s_loss.at(0).da, grads, grads_out
+        traces["epsilon"] = Local(tuple(new))
+    paths = zip(older.reach(s_y, 0), (row[0] for row in fresh))
+    within = Ends(tuple((total(*each),) for each in paths), S.gamma.n)
+    gamma = PerUnit(((dy_dy,),)) @ S.gamma + within
+    after = S._replace(**traces, gamma=gamma, gamma_out=gamma_out)
+    return recursions.closed(params, carry, S, after), s_loss.at(0).da, grads, grads_out
 
 
 class Before(NamedTuple):
     """The cell's traces as the chunk finds them, one entry a parameter leaf."""
 
-    local: list[tr.Trace]
+    local: tuple[Parts, ...]
     """ε: paths without a jump, which end at their own unit (empty for RTRL)"""
-    ends: list[list[tr.Trace]]
+    ends: tuple[tuple[Parts, ...], ...]
     """β⁽¹⁾ … β⁽ᵐ⁻¹⁾, or α alone: paths that end at any unit"""
 
     @staticmethod
-    def of(spec: RuleSpec, params: dict, carry: Carry) -> Before:
-        unpack = lambda tree: tr.unpack(params["cell"], carry.state.c, tree)
-        if spec.moves == EVERY:
-            return Before([], [unpack(carry.alpha)])
-        return Before(unpack(carry.epsilon), [unpack(b) for b in carry.beta])
+    def of(S: recursions.Traces) -> Before:
+        if S.epsilon == ():
+            return Before((), (S.alpha.leaves,))
+        return Before(S.epsilon.leaves, tuple(beta.leaves for beta in S.beta))
 
     def terms(self, s: Swept, first: int, local: Callable, ends: Callable) -> list:
         """Σ over what is older, the paths with 0, 1, … jumps: each meets the co-state that has as many
@@ -220,7 +215,7 @@ class Before(NamedTuple):
             for jumps, (meet, S) in enumerate(held)
             if first + jumps < size
         ]
-        return [tr.total(*of_leaf) for of_leaf in zip(*met)]
+        return [total(*of_leaf) for of_leaf in zip(*met)]
 
     def meet(self, s: Swept) -> list[Maybe]:
         """Σ_batch ⟨∂̃c⁰, S⟩: what is older than the chunk."""
@@ -230,7 +225,7 @@ class Before(NamedTuple):
         """The same for each example and seed: [B, *lead, lines, n]."""
         return self.terms(s, first, products.reach, products.reach_ends)
 
-    def ends_after(self, s: Swept, layers: Layers, p: dict, c: Any, jumps: int) -> Any:
+    def ends_after(self, s: Swept, layers: Layers, p: dict, jumps: int) -> Ends:
         """β⁽ʲᵘᵐᵖˢ⁾ (or α) after the chunk; the seeds were all components at all units."""
         first = len(self.ends) - jumps if self.local else 0
         fresh = products.sources(p, [s.at(first)], layers.lines)
@@ -245,8 +240,9 @@ class Before(NamedTuple):
             each = [x[:, r * n : (r + 1) * n] for r in range(d)]
             return tuple(None if S is None else y for y, S in zip(each, like))
 
-        new = [tr.total(x, row[0]) for x, row in zip(old, fresh)]
-        return tr.pack(p, c, [components(x, like) for x, like in zip(new, was)])
+        new = (total(x, row[0]) for x, row in zip(old, fresh))
+        n = layers.run.h_K.shape[-1]
+        return Ends(tuple(components(x, like) for x, like in zip(new, was)), n)
 
 
 # -- sweeps without jumps --------------------------------------------------------------------------

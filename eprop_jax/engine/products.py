@@ -8,7 +8,7 @@ import numpy as np
 
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Reached
-from eprop_jax.engine.operators import total
+from eprop_jax.engine.operators import Parts, total
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Array, Maybe, PyTree
 
@@ -74,7 +74,7 @@ def _examples_first(x: Maybe) -> Maybe:
     return None if x is None else jnp.moveaxis(x, -2, 0)
 
 
-def reach(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
+def reach(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
     """Σ_c ∂̃c_c⁰ S_c for a trace that ends at its own unit: [B, *lead, lines, n]."""
 
     def term(dc, S):
@@ -87,7 +87,7 @@ def reach(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
     return total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
 
 
-def reach_ends(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
+def reach_ends(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
     """Σ_c Σ_r ∂̃c_cr⁰ S_cr for a trace that ends at every unit: [B, *lead, lines, n]."""
 
     def term(dc, S):
@@ -100,7 +100,7 @@ def reach_ends(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
     return total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
 
 
-def meet(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
+def meet(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
     """Σ_batch of `reach`, in one pass over the trace."""
     return total(
         *(
@@ -115,7 +115,7 @@ def _wide(S: Array, dc: Array) -> Array:
     return jnp.broadcast_to(S, (*S.shape[:-1], dc.shape[-1]))
 
 
-def meet_ends(dc_0: tuple[Maybe, ...], trace: tr.Trace) -> Maybe:
+def meet_ends(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
     """Σ_batch of `reach_ends`, in one pass over the trace."""
     return total(
         *(

@@ -5,9 +5,11 @@ they stand in a rule: before the trace, or after it. `ej.feedback` says what the
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
+from eprop_jax.engine.operators import Covector, Signal
 from eprop_jax.network.types import Array
 
 KINDS = ("symmetric", "random", "adaptive")
@@ -27,8 +29,9 @@ def gradient(params: dict, kind: str, grads: dict) -> dict:
     return {**grads, "feedback": w_out if kind == "adaptive" else jnp.zeros_like(w_out)}
 
 
-def signal(params: dict, kind: str, filtered: bool) -> tuple[Array, Callable[[Array], Array]]:
-    """How ∂L/∂y_k meets the read-out trace γ of the cell: (spread [s, n], ∂L/∂y -> [..., s, n or 1]).
+def signal(params: dict, kind: str, filtered: bool) -> tuple[Array, Callable[[Array], Any]]:
+    """How ∂L/∂y_k meets the read-out trace γ of the cell: (spread [s, n], ∂L/∂y [B, n_out] -> what
+    γ is multiplied by).
 
     The general trace holds ∂y_k/∂w_ij, one a read-out unit (s = n_out): B_jk is inside it (Eq. 33)
     and meets ∂L/∂y_k itself. Where all read-out units filter alike, one trace serves them all
@@ -36,5 +39,5 @@ def signal(params: dict, kind: str, filtered: bool) -> tuple[Array, Callable[[Ar
     """
     B = weights(params, kind)
     if filtered:
-        return jnp.ones((1, B.shape[0]), B.dtype), lambda dL_dy: (dL_dy @ B.T)[..., None, :]
-    return B.T, lambda dL_dy: dL_dy[..., :, None]
+        return jnp.ones((1, B.shape[0]), B.dtype), lambda dL_dy: Signal(dL_dy @ B.T)
+    return B.T, lambda dL_dy: Covector((dL_dy,))

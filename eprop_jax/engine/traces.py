@@ -16,11 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import jacobians as jac
+from eprop_jax.engine.operators import Local, Parts
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Cell, Maybe, PyTree
-
-Trace = tuple[Maybe, ...]
-"""One parameter leaf's trace, by component."""
 
 
 class Source(NamedTuple):
@@ -51,30 +49,15 @@ def gate_of(path) -> str:
     return path[1].key if len(path) > 1 else unitwise.ONE_DRIVE
 
 
+def entering(sources: list[Source]) -> Local:
+    """∂c_j^t/∂w_ij of each leaf, by component."""
+    return Local(tuple(tuple(direct(s, r) for r in range(len(s.b))) for s in sources))
+
+
 def direct(source: Source, r: int) -> Maybe:
     """∂c_r^t/∂w_ij: [B, i, j] or [B, j]."""
     b = source.b[r]
     return b if b is None or source.pre is None else source.pre[..., :, None] * b[..., None, :]
-
-
-def scale(value: Maybe, S: Maybe) -> Maybe:
-    """value_j S_ij: a block [B, j] times a trace [B, ..., j]. None times anything is None."""
-    if value is None or S is None:
-        return None
-    return value.reshape(value.shape[0], *(1,) * (S.ndim - 2), value.shape[1]) * S
-
-
-def scale_ends(value: Maybe, S: Maybe) -> Maybe:
-    """value_r S_rij: a block [B, r] times a trace [B, r, ..., j]."""
-    if value is None or S is None:
-        return None
-    return value.reshape(*value.shape, *(1,) * (S.ndim - 2)) * S
-
-
-def total(*terms: Maybe) -> Maybe:
-    """The sum of the terms that are not None; None if all are."""
-    kept = [term for term in terms if term is not None]
-    return sum(kept[1:], kept[0]) if kept else None
 
 
 # -- trees as users see them, lists as the recursions do -------------------------------------------
@@ -115,7 +98,7 @@ def reached(blocks: jac.Blocks, source: Source, jumps: bool) -> set[int]:
     return alive
 
 
-def pack(params: dict, c: PyTree, traces: list[Trace]) -> PyTree:
+def pack(params: dict, c: PyTree, traces: list[Parts]) -> PyTree:
     n, positions = len(jax.tree.leaves(c)), unitwise.float_positions(c)
 
     def as_state(trace):
@@ -126,7 +109,7 @@ def pack(params: dict, c: PyTree, traces: list[Trace]) -> PyTree:
     return jax.tree.structure(params).unflatten([as_state(trace) for trace in traces])
 
 
-def unpack(params: dict, c: PyTree, tree: PyTree) -> list[Trace]:
+def unpack(params: dict, c: PyTree, tree: PyTree) -> list[Parts]:
     positions = unitwise.float_positions(c)
     states = jax.tree.structure(params).flatten_up_to(tree)
     flat = [jax.tree.structure(c).flatten_up_to(state) for state in states]

@@ -77,19 +77,14 @@ def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     }
 
 
-def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+def recursion(spec: RuleSpec, params: dict, carry: Carry, d: recursions.Moment):
     """One step: the equations above, in their order."""
-    p, c = params["cell"], carry.state.c
-    epsilon = tr.unpack(p, c, carry.epsilon)
-    gamma_out, gamma = recursions.unpack(params, carry)
-
-    epsilon = recursions.implicit_variable(m.own, epsilon, m.own_sources)  # Eq. 8
-    e = [recursions.own(m.J.psi, eps, s.xi) for eps, s in zip(epsilon, m.sources)]  # Eq. 9
-    gamma = [recursions.readout_variable(m, g, x) for g, x in zip(gamma, e)]  # Eq. 34
-    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 36, 40
-    grads = recursions.meet_activity(m.dL_dh, grads, e, tr.scale)
-    grads = recursions.meet_state(m.dL_dc, grads, epsilon, tr.scale)
-    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
-
-    gamma = recursions.pack(params, carry, gamma_out, gamma)
-    return carry._replace(epsilon=tr.pack(p, c, epsilon), gamma=gamma), grads, grads_out
+    S = recursions.opened(spec, params, carry)
+    epsilon = d.dc_dc @ S.epsilon + d.dc_dw  # Eq. 8
+    e = d.dh_dc @ epsilon + d.dh_dw  # Eq. 9
+    gamma = d.dy_dy @ S.gamma + d.dy_dh @ e  # Eq. 34
+    gamma_out = d.dy_dy @ S.gamma_out + d.dy_dv  # Eq. 8, of the read-out's own parameters v
+    dL_dw = d.L @ gamma + d.dL_dh @ e + d.dL_dc @ epsilon  # Eq. 25, 36, 40
+    dL_dv = d.dL_dy @ gamma_out
+    after = S._replace(epsilon=epsilon, gamma=gamma, gamma_out=gamma_out)
+    return recursions.closed(params, carry, S, after), dL_dw, dL_dv

@@ -18,8 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
 from eprop_jax import checks
 from eprop_jax.engine import chunks, definition, layers, paths, recursions
 from eprop_jax.engine import jacobians as jac
@@ -91,51 +89,20 @@ def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     return {**first_order_traces(spec, params, state, batch), "beta": beta}
 
 
-def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+def recursion(spec: RuleSpec, params: dict, carry: Carry, d: recursions.Moment):
     """One step: the equations above, in their order."""
-    p, c = params["cell"], carry.state.c
-    epsilon = tr.unpack(p, c, carry.epsilon)
-    beta = [tr.unpack(p, c, b) for b in carry.beta]
-    gamma_out, gamma = recursions.unpack(params, carry)
-
-    e_tm1 = [recursions.own(m.psi_tm1, eps, xi) for eps, xi in zip(epsilon, m.xi_tm1)]  # Eq. 9
-    b_tm1 = [[recursions.at_own_unit(e) for e in e_tm1]]  # b⁽⁰⁾ = e
-    b_tm1 += [[recursions.ends(m.psi_tm1, x, None) for x in b] for b in beta]  # Eq. 16
-    epsilon = recursions.implicit_variable(m.own, epsilon, m.own_sources)  # Eq. 8
-    beta = [  # Eq. 15, summed over chains
-        [
-            tuple(
-                None
-                if x[r] is None
-                else tr.total(
-                    *(tr.scale_ends(D, y) for D, y in zip(m.J.D[r], x)),
-                    recursions.explicit(m, r, shorter),
-                    jnp.zeros_like(x[r]),
-                )
-                for r in range(len(x))
-            )
-            for x, shorter in zip(b, b_tm1[s])
-        ]
-        for s, b in enumerate(beta)
-    ]
-    e = [recursions.own(m.J.psi, eps, s.xi) for eps, s in zip(epsilon, m.sources)]  # Eq. 9
-    b = [  # Eq. 16, and the sum over s
-        tr.total(
-            recursions.at_own_unit(e[i]), *(recursions.ends(m.J.psi, b[i], None) for b in beta)
-        )
-        for i in range(len(e))
-    ]
-    gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, b)]  # Eq. 34
-    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 19-20, 36
-    grads = recursions.meet_activity(m.dL_dh, grads, b, tr.scale_ends)
-    grads = recursions.meet_state(m.dL_dc, grads, epsilon, tr.scale)
-    for b_s in beta:
-        grads = recursions.meet_state(m.dL_dc, grads, b_s, tr.scale_ends)
-    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
-
-    carry = carry._replace(
-        epsilon=tr.pack(p, c, epsilon),
-        beta=tuple(tr.pack(p, c, b_s) for b_s in beta),
-        gamma=recursions.pack(params, carry, gamma_out, gamma),
-    )
-    return carry, grads, grads_out
+    S = recursions.opened(spec, params, carry)
+    e_tm1 = d.dh_dc_tm1 @ S.epsilon + d.dh_dw_tm1  # Eq. 9
+    b_tm1 = [e_tm1, *(d.dh_dc_tm1 @ beta for beta in S.beta)]  # Eq. 16
+    epsilon = d.dc_dc @ S.epsilon + d.dc_dw  # Eq. 8
+    beta = [
+        d.dc_dc @ beta + d.dc_dh @ b for beta, b in zip(S.beta, b_tm1)
+    ]  # Eq. 15, over all chains
+    e = d.dh_dc @ epsilon + d.dh_dw  # Eq. 9
+    b = sum((d.dh_dc @ x for x in beta), e)  # Eq. 16, and the sum over s
+    gamma = d.dy_dy @ S.gamma + d.dy_dh @ b  # Eq. 34
+    gamma_out = d.dy_dy @ S.gamma_out + d.dy_dv
+    dL_dw = d.L @ gamma + d.dL_dh @ b + d.dL_dc @ sum(beta, epsilon)  # Eq. 19-20, 36
+    dL_dv = d.dL_dy @ gamma_out
+    after = S._replace(epsilon=epsilon, beta=tuple(beta), gamma=gamma, gamma_out=gamma_out)
+    return recursions.closed(params, carry, S, after), dL_dw, dL_dv

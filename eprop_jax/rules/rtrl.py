@@ -69,30 +69,15 @@ def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
     }
 
 
-def recursion(spec: RuleSpec, params: dict, carry: Carry, m: recursions.Moment):
+def recursion(spec: RuleSpec, params: dict, carry: Carry, d: recursions.Moment):
     """One step: the equations above, in their order."""
-    p, c = params["cell"], carry.state.c
-    alpha = tr.unpack(p, c, carry.alpha)
-    gamma_out, gamma = recursions.unpack(params, carry)
-
-    a_tm1 = [recursions.ends(m.psi_tm1, al, xi) for al, xi in zip(alpha, m.xi_tm1)]  # Eq. 23
-    alpha = [  # Eq. 22
-        tuple(
-            tr.total(
-                *(tr.scale_ends(D, x) for D, x in zip(m.J.D[r], al)),
-                recursions.explicit(m, r, a),
-                recursions.at_own_unit(tr.direct(source, r)),
-            )
-            for r in range(len(al))
-        )
-        for al, a, source in zip(alpha, a_tm1, m.sources)
-    ]
-    a = [recursions.ends(m.J.psi, al, s.xi) for al, s in zip(alpha, m.sources)]  # Eq. 23
-    gamma = [recursions.readout_variable_of_ends(m, g, x) for g, x in zip(gamma, a)]  # Eq. 34
-    grads = [recursions.meet(m.learning_signal, g) for g in gamma]  # Eq. 24, 36
-    grads = recursions.meet_activity(m.dL_dh, grads, a, tr.scale_ends)
-    grads = recursions.meet_state(m.dL_dc, grads, alpha, tr.scale_ends)
-    gamma_out, grads_out = recursions.readout_gradient(m, gamma_out, params["readout"])
-
-    gamma = recursions.pack(params, carry, gamma_out, gamma)
-    return carry._replace(alpha=tr.pack(p, c, alpha), gamma=gamma), grads, grads_out
+    S = recursions.opened(spec, params, carry)
+    a_tm1 = d.dh_dc_tm1 @ S.alpha + d.dh_dw_tm1  # Eq. 23
+    alpha = d.dc_dc @ S.alpha + d.dc_dh @ a_tm1 + d.dc_dw  # Eq. 22
+    a = d.dh_dc @ alpha + d.dh_dw  # Eq. 23
+    gamma = d.dy_dy @ S.gamma + d.dy_dh @ a  # Eq. 34
+    gamma_out = d.dy_dy @ S.gamma_out + d.dy_dv
+    dL_dw = d.L @ gamma + d.dL_dh @ a + d.dL_dc @ alpha  # Eq. 24, 36
+    dL_dv = d.dL_dy @ gamma_out
+    after = S._replace(alpha=alpha, gamma=gamma, gamma_out=gamma_out)
+    return recursions.closed(params, carry, S, after), dL_dw, dL_dv

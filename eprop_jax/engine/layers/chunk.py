@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax.engine import objective, products, recursions, seeds
+from eprop_jax.engine import objective, products, seeds
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Reached, Source
 from eprop_jax.engine.chunks import add, first_unit
 from eprop_jax.engine.layers import meets
 from eprop_jax.engine.layers.descend import Family, Found, Meets, descend, to_inputs
 from eprop_jax.engine.layers.plan import Plan, leading, narrow, reached_from
+from eprop_jax.engine.operators import Covector, Ends, Local, Parts, PerUnit, Signal, total
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Run, run
 from eprop_jax.network.types import (
@@ -216,7 +217,7 @@ class Older(NamedTuple):
     params: dict
     carry: Carry
 
-    def of(self, l: int) -> list[tuple[int, bool, list[tr.Trace]]]:
+    def of(self, l: int) -> list[tuple[int, bool, list[Parts]]]:
         """(co-state, does it end at every unit?, a trace a parameter leaf)."""
         net, plan = self.spec.network, self.plan
         p, c = by_layer(net, self.params["cell"])[l], by_layer(net, self.carry.state.c)
@@ -239,7 +240,7 @@ class Older(NamedTuple):
         for q, at_every_unit, S in self.of(l):
             if q in dc_0:
                 meet = ends if at_every_unit else local
-                out = [tr.total(x, meet(dc_0[q], leaf)) for x, leaf in zip(out, S)]
+                out = [total(x, meet(dc_0[q], leaf)) for x, leaf in zip(out, S)]
         return out
 
 
@@ -263,7 +264,7 @@ def advance(
                 continue
             paths = older.reach(found[first + k].dc_0, l)
             for leaf, path, new in zip(leaves, paths, fresh[l]):
-                x = tr.total(path, new.get(first + k))
+                x = total(path, new.get(first + k))
                 for z, part in zip(target.components, split(x, len(target.components), local)):
                     leaf[z] = part
         return leaves
@@ -310,12 +311,13 @@ def of_readout(
 ) -> tuple[Gamma, list, list]:
     """γ after the chunk, and the gradients with what reaches them through y⁰."""
     plan, wide = chunk.plan, chunk.wide
-    dL_dy_0, dy_dy = chunk.back.dc_0[0], chunk.final.dc_0[0]
+    dL_dy_0, dy_dy = chunk.back.dc_0[0], PerUnit(((chunk.final.dc_0[0],),))
     own = tr.unpack(wide.params, carry.state.y, carry.gamma.readout)
-    grads_out = add(grads_out, recursions.meet_own(dL_dy_0, own, wide.params))
+    grads_out = add(grads_out, (Covector((dL_dy_0,)) @ Local(tuple(own))).leaves)
     lines = {"w_out": jnp.concatenate(chunk.path.heard(wide.names), -1)}
     new = [row[0] for row in products.sources(wide.params, [chunk.final], lines)]
-    own = [(fitted(tr.total(tr.scale(dy_dy, S[0]), x), S[0]),) for S, x in zip(own, new)]
+    old = (dy_dy @ Local(tuple(own))).leaves
+    own = [(fitted(total(*S, x), like),) for S, x, (like,) in zip(old, new, own)]
     cell, grads = [], list(grads)
     for l, g in enumerate(carry.gamma.cell):
         if not plan.to_y[l]:
@@ -323,10 +325,11 @@ def of_readout(
             continue
         k = 1 if plan.filtered[l] else 2  # the families of y^K stand after that of the loss
         gammas, paths = jax.tree.leaves(g), older.reach(found[k].dc_0, l)
-        signal = (dL_dy_0 @ chunk.B_l[l].T)[:, None] if plan.filtered[l] else dL_dy_0[:, :, None]
-        grads[l] = add(grads[l], [recursions.meet(signal, S) for S in gammas])
-        rows = zip(gammas, paths, fresh[l])
-        after = [fitted(tr.total(tr.scale_ends(dy_dy, S), x, y.get(k)), S) for S, x, y in rows]
+        L = Signal(dL_dy_0 @ chunk.B_l[l].T) if plan.filtered[l] else Covector((dL_dy_0,))
+        held = Ends(tuple((S,) for S in gammas), gammas[0].shape[1])
+        grads[l] = add(grads[l], (L @ held).leaves)
+        rows = zip((dy_dy @ held).leaves, paths, fresh[l], gammas)
+        after = [fitted(total(*old, x, y.get(k)), S) for old, x, y, S in rows]
         cell.append(jax.tree.structure(g).unflatten(after))
     packed = tr.pack(wide.params, carry.state.y, own)
     return Gamma(packed, tuple(cell)), grads, grads_out
