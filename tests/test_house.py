@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -89,3 +90,12 @@ def test_every_room_is_there_and_every_exception_is_needed():
 )
 def test_what_is_below_is_seen(file, line):
     assert len(wrong(file, line)) == 1
+
+
+def test_what_is_called_long_is_there():
+    """Of a case in `long.txt` the file and the function exist."""
+    tests = pathlib.Path(__file__).parent
+    for line in (tests / "long.txt").read_text().splitlines():
+        file, *_, name = line.split("[")[0].split("::")
+        source = (tests.parent / file).read_text()
+        assert re.search(rf"def {name}\(", source) or name == "runTest", line

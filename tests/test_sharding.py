@@ -14,6 +14,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+pytestmark = pytest.mark.slow  # all wait for these processes
+
 
 def start(*args):
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_ENABLE_X64")}
