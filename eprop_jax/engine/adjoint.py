@@ -235,7 +235,7 @@ def jumps_of(cell: Cell, p: dict, moves: tuple[Moves, ...]) -> Callable[[CoState
     used_s, place_s = numbered(by_s if apart else ())
     if not w_rec or not (used_e or used_s):
         return lambda da: None
-    w_jj = {g: jnp.diagonal(x) if apart else None for g, x in w_rec.items()}
+    w_jj: dict[str, Any] = {g: jnp.diagonal(x) if apart else None for g, x in w_rec.items()}
     others = {g: x - jnp.diag(w_jj[g]) if apart else x for g, x in w_rec.items()}
     w = jnp.concatenate(list(others.values()), 1).T
 

@@ -10,7 +10,7 @@ All chunkings of one order give the same gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -168,7 +168,7 @@ def with_traces(
         grads = add(grads, (to_signal(dL_dy_0) @ S.gamma).leaves)
 
     # the traces at the chunk's end
-    traces = {}
+    traces: dict[str, Any] = {}
     if spec.moves != LOCAL:
         after = [older.ends_after(s_ends, layers, p, u) for u in range(graded, len(spec.moves))]
         traces = {"beta": tuple(after)} if graded else {"alpha": after[0]}
@@ -338,5 +338,5 @@ def first_unit(s: Reached) -> Reached:
     return jax.tree.map(one, s)
 
 
-def add(grads: list[Array], more: list[Maybe]) -> list[Array]:
+def add(grads: list[Array], more: Sequence[Maybe]) -> list[Array]:
     return [g if x is None else g + x for g, x in zip(grads, more)]

@@ -95,14 +95,13 @@ def recursion(spec: RuleSpec, params: dict, carry: Carry, d: recursions.Moment):
     e_tm1 = d.dh_dc_tm1 @ S.epsilon + d.dh_dw_tm1  # Eq. 9
     b_tm1 = [e_tm1, *(d.dh_dc_tm1 @ beta for beta in S.beta)]  # Eq. 16
     epsilon = d.dc_dc @ S.epsilon + d.dc_dw  # Eq. 8
-    beta = [
-        d.dc_dc @ beta + d.dc_dh @ b for beta, b in zip(S.beta, b_tm1)
-    ]  # Eq. 15, over all chains
+    beta = [d.dc_dc @ beta + d.dc_dh @ b for beta, b in zip(S.beta, b_tm1)]  # Eq. 15
     e = d.dh_dc @ epsilon + d.dh_dw  # Eq. 9
-    b = sum((d.dh_dc @ x for x in beta), e)  # Eq. 16, and the sum over s
+    b: Any = sum((d.dh_dc @ x for x in beta), e)  # Eq. 16, and the sum over s
+    all_c: Any = sum(beta, epsilon)  # what the state loss meets
     gamma = d.dy_dy @ S.gamma + d.dy_dh @ b  # Eq. 34
     gamma_out = d.dy_dy @ S.gamma_out + d.dy_dv
-    dL_dw = d.L @ gamma + d.dL_dh @ b + d.dL_dc @ sum(beta, epsilon)  # Eq. 19-20, 36
+    dL_dw = d.L @ gamma + d.dL_dh @ b + d.dL_dc @ all_c  # Eq. 19-20, 36
     dL_dv = d.dL_dy @ gamma_out
     after = S._replace(epsilon=epsilon, beta=tuple(beta), gamma=gamma, gamma_out=gamma_out)
     return recursions.closed(params, carry, S, after), dL_dw, dL_dv
