@@ -2,11 +2,13 @@
 
 from eprop_jax import encodings, export, losses, tasks
 from eprop_jax.engine import jacobians
+from eprop_jax.engine.influence import Influence
 from eprop_jax.network import cells, readouts, surrogates
 from eprop_jax.network.types import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
 from eprop_jax.paper import equations, hybrids, paths
 from eprop_jax.rules import feedback
 from eprop_jax.rules.bptt import bptt
+from eprop_jax.rules.by_influence import by_influence
 from eprop_jax.rules.by_paths import by_paths
 from eprop_jax.rules.eprop import eprop
 from eprop_jax.rules.m_order import m_order_eprop
@@ -26,12 +28,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Carry",
     "Cell",
+    "Influence",
     "LearningRule",
     "Network",
     "Readout",
     "State",
     "StepOutput",
     "bptt",
+    "by_influence",
     "by_paths",
     "cells",
     "check_finite",

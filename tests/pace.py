@@ -1,7 +1,7 @@
 """Which cases of a family run at every `make test`, and which at `make test-slow`.
 
-Beside those marked in place, the cases in `long.txt` are slow. They are of the 150 that took longest
-(`--durations=150`), without the quickest of a family that has no quicker one. A name that is no longer
+Beside those marked in place, the cases in `long.txt` are slow. They are of those that took longest
+(`--durations=400`), without the quickest of a family that has no quicker one. A name that is no longer
 there is found by `test_house.py`.
 """
 

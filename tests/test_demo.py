@@ -155,7 +155,7 @@ def test_a_recording_of_a_stack_has_the_traces_that_its_rule_carries():
 
 
 def test_what_a_stack_refuses_is_said_before_anything_is_trained(tmp_path, capsys):
-    from eprop_jax.__main__ import main
+    from eprop_jax.cli.main import main
 
     for args, said in (
         (["--rule", "bptt,eprop"], "params['cell'][0]: got no path to the loss under e-prop (i*)"),
@@ -239,7 +239,7 @@ def test_taxonomy_prints():
     ],
 )
 def test_a_wrong_argument_is_refused_with_the_nearest_right_one(args, nearest, capsys):
-    from eprop_jax.__main__ import main
+    from eprop_jax.cli.main import main
 
     with pytest.raises(SystemExit) as stopped:
         main(args)

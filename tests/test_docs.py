@@ -49,11 +49,12 @@ def test_docstring_examples_run():
     assert sum(int(line.split()[1]) for line in done.stdout.splitlines()) > 60
 
 
-def test_readme_code_runs_as_printed(tmp_path):
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page, size", [("README.md", 3), ("docs/WRITE_A_RULE.md", 2)])
+def test_the_code_of_a_page_runs_as_printed(page, size, tmp_path):
+    text = (ROOT / page).read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 3
-    script = tmp_path / "readme.py"
+    assert len(blocks) >= size
+    script = tmp_path / "page.py"
     script.write_text("\n".join(blocks))
     done = run(str(script))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,9 +19,7 @@ import reference as ref
 from cases import problem
 
 import eprop_jax as ej
-from eprop_jax.engine import chunks, objective, recursions
-from eprop_jax.rules.eprop import recursion as eprop_recursion
-from eprop_jax.rules.rtrl import recursion as rtrl_recursion
+from eprop_jax.engine import influence, objective
 
 LOSS = ej.losses.squared_error
 T = 100_000
@@ -45,22 +43,24 @@ def normal(*shape, seed=0):
 # -- float32 against float64, on one forward pass --------------------------------------------------
 
 
-def imposed(rule, recursion, chunk):
+def imposed(rule, chunk):
     """f(params, xs, ys) -> (carry, grads) in float32, the same in float64, how large each trace of
     the latter has been, and the mean activity.
 
     Spikes amplify a rounding to a whole spike, so float64 is given the float32 forward pass. What
     is compared is the arithmetic of the traces and of the sweep. Float64 has the exact decays.
     """
-    spec = rule.spec
+    spec, of = rule.spec, rule.spec.influence
 
     def advance(params, carry, at):
+        held = influence.At(spec, params, carry.state, of.filtered(spec))
+        S = influence.opened(of, held, carry)
         if chunk == 1:
-            found = recursion(spec, params, carry, recursions.moment(spec, params, at))
-            by_layer = zip((params["cell"], params["readout"]), found[1:])
-            return found[0], *(recursions.leaves(*each) for each in by_layer)
-        carry, _, cell, readout = chunks.with_traces(spec, params, carry, at)
-        return carry, cell, readout
+            S, cell, readout = influence.advanced(of, held, S, at)
+        else:
+            after, _, cell, readout = of.over(spec, params, S, at)
+            S = influence.fitted(S, after)
+        return influence.closed(of, held, S), cell, readout
 
     @jax.jit
     def run(params, xs, ys):
@@ -117,7 +117,7 @@ def adaptive(chunk):
         ej.readouts.leaky(5, 2, kappa=KAPPA),
     )
     rule = ej.eprop(net, LOSS)
-    return net, imposed(rule, eprop_recursion, chunk)
+    return net, imposed(rule, chunk)
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_rtrl_with_exploding_weights_is_right_until_it_overflows_and_then_not_fi
         dynamics=lambda theta, c, a: 0.1 * c + a, output=lambda theta, c: jnp.sin(c),
     )  # fmt: skip
     net = ej.Network(cell, ej.readouts.leaky(8, 2, kappa=0.9))
-    run = imposed(ej.rtrl(net, LOSS), rtrl_recursion, 1)
+    run = imposed(ej.rtrl(net, LOSS), 1)
     params = cast(net.init(jax.random.key(0)), jnp.float32)
     (carry, grads), (wide, wanted), _, _ = run(params, normal(50, 1, 3), normal(50, 1, 2))
     size = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(wide.alpha))

@@ -18,6 +18,8 @@ from eprop_jax.cli import catalogue, demo, experiments, naming, options, runs, s
 from eprop_jax.cli.terminal import Progress
 from eprop_jax.paper import taxonomy
 
+INTERRUPTED = 130
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -47,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # what cannot be written is known here, not when all is over
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print("interrupted", file=sys.stderr, flush=True)
+        return INTERRUPTED
     except terminal.ERRORS as error:
         return terminal.fail(named, error)
 

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from eprop_jax import checks
-from eprop_jax.engine import derivative, objective, signals
+from eprop_jax.engine import chunks, derivative, objective, signals
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
+from eprop_jax.engine.influence import Influence, started
 from eprop_jax.network import functions, unitwise
 from eprop_jax.network.forward import compute, init_state
 from eprop_jax.network.types import (
@@ -26,6 +28,7 @@ from eprop_jax.network.types import (
     Network,
     PyTree,
     RuleSpec,
+    State,
     StepOutput,
     Steps,
     by_layer,
@@ -36,7 +39,7 @@ from eprop_jax.network.units import compute_dtype
 
 def specify(
     name: str,
-    language: str,
+    language: str | None,
     net: Network,
     loss: Any,
     activity_loss: Any,
@@ -67,11 +70,21 @@ def of_library(name: str, rule: Any) -> RuleSpec:
     return rule.spec
 
 
-def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> LearningRule:
+def language_of(spec: RuleSpec) -> str:
+    """Refuse a rule of which no language says what it keeps."""
+    if spec.language is None:
+        raise ValueError(
+            f"rule: got {spec}, whose paths no language tells, wanted a rule by a language of paths"
+        )
+    return spec.language
+
+
+def build(spec: RuleSpec, begun: Callable, gradient: Callable) -> LearningRule:
     """init, step and whole of a rule, from its traces and its gradient.
 
-    `init_traces(spec, params, state, B)` gives the carry's fields beside `state`;
-    `gradient(spec, params, carry, data, keep)` works on one batch axis, in the compute dtype.
+    `begun(spec, params, state, B)` gives the carry before any step, whose first field is `state`;
+    `gradient(spec, params, carry, data, keep)` works on one batch axis, in the compute dtype. Without
+    a language there is no form for whole sequences.
     """
     spec = spec._replace(gradient=gradient)
     net = spec.network
@@ -87,9 +100,8 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
         state = init_state(net, params, batch_shape)
         b = math.prod(batch_shape)
         one_axis = jax.tree.map(lambda x: x.reshape(b, x.shape[-1]), state)
-        traces = init_traces(spec, compute(net, params), one_axis, b)
-        traces = jax.tree.map(lambda x: x.reshape(*batch_shape, *x.shape[1:]), traces)
-        return Carry(state, **traces)
+        carry = begun(spec, compute(net, params), one_axis, b)._replace(state=())
+        return unfolded(carry, b, batch_shape)._replace(state=state)
 
     def like_init(params, batch):
         """The form of the carry, found once for each batch and dtype, where the cell's own functions
@@ -128,27 +140,52 @@ def build(spec: RuleSpec, init_traces: Callable, gradient: Callable) -> Learning
 
     started = checks.explained(jax.jit(start, static_argnums=1), check_start)
 
-    def init(params, batch_shape=()) -> Carry:
+    def init(params, batch_shape=()) -> Any:
         return started(params, checks.batch(batch_shape))
 
     return LearningRule(
         init,
         derivative.step_by_rule(step, check_step),
-        derivative.whole_by_rule(whole, check_whole),
+        None if spec.language is None else derivative.whole_by_rule(whole, check_whole),
         spec,
     )
+
+
+def of_influence(spec: RuleSpec, influence: Influence | None) -> LearningRule:
+    """A rule of one layer, by its own traces; None: it keeps none."""
+    begun = without_traces if influence is None else started(influence)
+    return build(spec._replace(influence=influence), begun, chunks.gradient(influence))
+
+
+def without_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> Carry:
+    """The carry of a rule that keeps nothing but the network's state."""
+    return Carry(state)
+
+
+def unfolded(carry: Any, size: int, batch: tuple[int, ...]) -> Any:
+    """Traces [B, ...] -> [*batch, ...]."""
+
+    def unfold(path, x):
+        if jnp.shape(x)[:1] != (size,):
+            raise ValueError(
+                f"start: got {list(jnp.shape(x))} at carry{jax.tree_util.keystr(path)}, wanted a first "
+                f"axis of all examples, [{size}, ...]"
+            )
+        return x.reshape(*batch, *x.shape[1:])
+
+    return jax.tree_util.tree_map_with_path(unfold, carry)
 
 
 def advance(
     spec: RuleSpec,
     params: dict,
-    carry: Carry,
+    carry: Any,
     xs: Array,
     ys: PyTree,
     steps: Steps,
     keep: bool,
     window: int | None = None,
-) -> tuple[Carry, StepOutput, Callable[[], Array] | None]:
+) -> tuple[Any, StepOutput, Callable[[], Array] | None]:
     """A chunk of the rule, for a batch of any shape, and a function () -> ∂L/∂xs."""
     batch = xs.shape[1:-1]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), carry)

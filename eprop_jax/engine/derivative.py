@@ -25,7 +25,7 @@ from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from eprop_jax import checks
-from eprop_jax.network.types import Array, Carry, LearningRule, PyTree, StepOutput, Steps
+from eprop_jax.network.types import Array, LearningRule, PyTree, State, StepOutput, Steps
 
 
 class Told(NamedTuple):
@@ -265,13 +265,18 @@ def whole_by_rule(program: Callable, check: Callable) -> Callable:
 def without_state(carry: Any) -> tuple[Any, PyTree]:
     """What is carried from step to step, and apart from it the units' own state c: by that no
     derivative may come, as it might if somebody trained it. All of a carry of somebody else's kind."""
-    if not isinstance(carry, Carry):
+    if not has_state(carry):
         return (), carry
     return carry._replace(state=carry.state._replace(c=())), carry.state.c
 
 
 def with_state(carried: Any, c: PyTree) -> Any:
-    return carried._replace(state=carried.state._replace(c=c)) if isinstance(carried, Carry) else c
+    return carried._replace(state=carried.state._replace(c=c)) if has_state(carried) else c
+
+
+def has_state(carry: Any) -> bool:
+    """Is it a carry by the library's contract?"""
+    return isinstance(getattr(carry, "state", None), State)
 
 
 def held(carry: Any) -> Any:

@@ -179,6 +179,15 @@ class Jump:
     def __matmul__(self, x: Local | Ends) -> Ends:
         return self.dc_da @ (self.da_dh @ x)
 
+    @property
+    def own(self) -> PerUnit:
+        """∂c_j^t/∂h_j^{t-1} = B_j w_jj: from each unit to itself alone."""
+        w_jj = [each(jnp.diagonal, w) for w in self.da_dh.w]
+        terms = lambda row: (
+            None if b is None or w is None else b * along(w, b, 0) for b, w in zip(row, w_jj)
+        )
+        return PerUnit(tuple((total(*terms(row)),) for row in self.dc_da.rows))
+
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,3 +126,7 @@ def meet_ends(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
             if dc is not None and S is not None
         )
     )
+
+
+def add(grads: list[Array], more: Sequence[Maybe]) -> list[Array]:
+    return [g if x is None else g + x for g, x in zip(grads, more)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import jacobians as jac
@@ -81,3 +82,9 @@ def end_part(moves: tuple[Moves, ...], c: Any) -> Part:
     last = lambda x: jnp.zeros((len(moves), *x.shape), x.dtype).at[-1].set(x)
     dc_K = tuple(last(x) if len(moves) > 1 else x[None] for x in dc_K)
     return Part(moves, dc_K=dc_K, keep=places, starts=places)
+
+
+def first_unit(s: Reached) -> Reached:
+    """One read-out unit for all, where all are the same."""
+    one = lambda x: x[..., :1]
+    return jax.tree.map(one, s)

@@ -64,16 +64,22 @@ def direct(source: Source, r: int) -> Maybe:
 
 
 def zeros(
-    cell: Cell, params: dict, c: PyTree, blocks: jac.Blocks, batch: int, ends: int | None = None
+    cell: Cell,
+    params: dict,
+    c: PyTree,
+    blocks: jac.Blocks,
+    batch: int,
+    ends: int | None = None,
+    jumps: bool = False,
 ) -> PyTree:
     """A trace of zeros, before any path has started: ε, or (with `ends` = n) one that ends at every
-    unit."""
+    unit. `jumps`: may its paths leave a unit by its output?"""
     dtype = unitwise.floats(c)[0].dtype
-    shared = jac.shared_positions(cell, c) if ends is None else set()
+    shared = set() if jumps else jac.shared_positions(cell, c)
 
     def leaf(path, p, source):
         line = path[0].key
-        alive = reached(blocks, source, "w_rec" in params and ends is not None)
+        alive = reached(blocks, source, "w_rec" in params and jumps)
         narrow = {r: line != "theta" and r in shared for r in alive}
         lead = (batch,) if ends is None else (batch, ends)
         return tuple(

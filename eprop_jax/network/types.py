@@ -268,18 +268,10 @@ class Gamma(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What a rule threads through time. A rule leaves `()` where it keeps nothing."""
+    """What a rule without traces threads through time. Each of the others has a NamedTuple of its own,
+    whose first field is `state` too, and whose others are its traces by the paper's symbols."""
 
     state: State
-    epsilon: PyTree = ()
-    """ε (Eq. 7): paths through the unit itself. A tree like params["cell"]; each leaf is a state
-    whose components are [*batch, lines, n]."""
-    beta: PyTree = ()
-    """β (Eq. 14) summed over all chains with s = 1 … m−1 explicit jumps: a tuple of traces whose
-    components are [*batch, n, lines, n]; the first n is the unit r where the chain ends."""
-    alpha: PyTree = ()
-    """α (Eq. 21): all paths. Components are [*batch, n, lines, n]."""
-    gamma: PyTree = ()
 
 
 class Steps(NamedTuple):
@@ -313,8 +305,8 @@ class RuleSpec(NamedTuple):
     """What a rule is a rule of: read by `ej.compare` and by printed tables."""
 
     name: str
-    language: str
-    """the paths that it keeps (`ej.paths`)"""
+    language: str | None
+    """the paths that it keeps (`ej.paths`); None: no language says which"""
     network: Network
     loss: Callable
     activity_loss: Callable | None
@@ -326,6 +318,8 @@ class RuleSpec(NamedTuple):
     elsewhere."""
     moves: tuple = ()
     """the co-states of its adjoint (`engine.adjoint.Moves`), where the engine of one layer runs it"""
+    influence: Any = None
+    """how its traces are held and moved (`engine.influence.Influence`), where they are its own"""
     costates: Callable | None = None
     """(params) -> the co-states of its adjoint, where the engine of stacks runs it"""
 
@@ -338,21 +332,22 @@ class RuleSpec(NamedTuple):
 class LearningRule(NamedTuple):
     """A pair of pure functions, and the whole-sequence form of the same gradient.
 
-    `init(params, batch_shape) -> carry`; `step(params, carry, xs, ys, *, mask=None, resets=None) ->
-    (carry, StepOutput)` for xs [K, *batch, n_in] and ys any pytree of [K, *batch, ...]: K is the
-    shape of what is passed. `mask` [K, *batch] bool: the steps that count, for the loss and for every
-    regulariser; the network runs through the others all the same. `resets` [K, *batch] bool: the
-    examples that start afresh before a step, state and traces. `whole(params, xs, ys, *, mask=None,
-    resets=None) -> StepOutput` starts from the initial state and keeps no trace; where it is None,
-    `value_and_grad` uses `init` and `step`.
+    `init(params, batch_shape) -> carry`, a NamedTuple whose first field is `state`;
+    `step(params, carry, xs, ys, *, mask=None, resets=None) -> (carry, StepOutput)` for xs
+    [K, *batch, n_in] and ys any pytree of [K, *batch, ...]: K is the shape of what is passed. `mask`
+    [K, *batch] bool: the steps that count, for the loss and for every regulariser; the network runs
+    through the others all the same. `resets` [K, *batch] bool: the examples that start afresh before
+    a step, state and traces. `whole(params, xs, ys, *, mask=None, resets=None) -> StepOutput` starts
+    from the initial state and keeps no trace; where it is None, `value_and_grad` uses `init` and
+    `step`.
 
     The loss in a StepOutput differentiates by the rule, to params and to xs (`jax.grad`, `jax.jvp`),
     so that it may be a summand of any other loss. A derivative of anything else that a rule gives is
     refused. Equal and hashable by identity.
     """
 
-    init: Callable[..., Carry]
-    step: Callable[..., tuple[Carry, StepOutput]]
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Any, StepOutput]]
     whole: Callable[..., StepOutput] | None = None
     spec: RuleSpec | None = None
 

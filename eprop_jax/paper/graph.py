@@ -28,11 +28,11 @@ from typing import Any, NamedTuple
 import jax
 
 from eprop_jax import checks
+from eprop_jax.engine import definition, layers, objective
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import layers, objective
 from eprop_jax.engine import paths as languages
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import Carry, LearningRule, PyTree, RuleSpec, by_layer, feedback_like
+from eprop_jax.network.types import LearningRule, PyTree, RuleSpec, by_layer, feedback_like
 from eprop_jax.paper import kept
 
 KINDS = (
@@ -145,7 +145,7 @@ def unroll(rule: LearningRule, steps: int = 3, units: int | None = None, outputs
     J = layers.structures(net, params)
     wiring = layers.wiring(spec, params, J)
     there = _read(spec, params, J, wiring)
-    automaton = languages.compile(spec.language)
+    automaton = languages.compile(definition.language_of(spec))
     # Two steps have every edge; without their times it is the network of a sequence of any length.
     every = dict.fromkeys(map(_at_any_time, _edges(spec, there, 2, shown, outputs)))
     in_any_length = kept.going_on(every, automaton)
@@ -231,7 +231,9 @@ def automaton(rule: LearningRule) -> languages.Automaton:
     """
     spec = spec_of(rule)
     params = jax.eval_shape(spec.network.init, jax.random.key(0))
-    return kept.on_network(languages.compile(spec.language), layers.wiring(spec, params))
+    return kept.on_network(
+        languages.compile(definition.language_of(spec)), layers.wiring(spec, params)
+    )
 
 
 class _Layer(NamedTuple):
@@ -367,7 +369,7 @@ def _carried(rule: LearningRule, params: PyTree) -> tuple[str, ...]:
         )
         params = {**params, "feedback": B}
     carry = jax.eval_shape(lambda p: rule.init(p, ()), params)
-    return tuple(f for f in Carry._fields[1:] if jax.tree.leaves(getattr(carry, f)))
+    return tuple(f for f in carry._fields[1:] if jax.tree.leaves(getattr(carry, f)))
 
 
 def _any(blocks: dict) -> bool:

@@ -23,7 +23,7 @@ from eprop_jax import checks
 from eprop_jax.engine import definition, objective
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.network import forward, unitwise
-from eprop_jax.network.types import Array, Carry, Cell, Network, PyTree, RuleSpec
+from eprop_jax.network.types import Array, Cell, Network, PyTree, RuleSpec
 from eprop_jax.run.sequence import value_and_grad
 
 __all__ = ["first_explicit_gradient", "implicit_eligibility_gradient"]
@@ -78,7 +78,7 @@ def implicit_eligibility_gradient(
         traces, _ = jax.lax.scan(step, (m.epsilon_0, grads), (m.d, m.dL_dh[1:]))
         return finish(spec, params, carry, m, traces[-1])
 
-    return value_and_grad(definition.build(spec, lambda *_: {}, gradient))
+    return value_and_grad(definition.build(spec, definition.without_traces, gradient))
 
 
 def first_explicit_gradient(
@@ -122,7 +122,7 @@ def first_explicit_gradient(
         traces, _ = jax.lax.scan(step, (m.epsilon_0, m.e_0, beta_0, grads), over_time)
         return finish(spec, params, carry, m, traces[-1])
 
-    return value_and_grad(definition.build(spec, lambda *_: {}, gradient))
+    return value_and_grad(definition.build(spec, definition.without_traces, gradient))
 
 
 # -- the equations: trees like params["cell"], whose leaves are [B, lines, j, d], b [B, lines, j] --
@@ -204,7 +204,7 @@ class Meeting(NamedTuple):
     e_0: PyTree
 
 
-def meet(spec: RuleSpec, params: dict, carry: Carry, data: objective.Data) -> Meeting:
+def meet(spec: RuleSpec, params: dict, carry: Any, data: objective.Data) -> Meeting:
     """Run the network; differentiate L by what the read-out sees of h, and by all of h."""
     cell, p = spec.network.cell, params["cell"]
     xs, chunk = data.xs, objective.meet(spec, params, carry.state, data)
@@ -289,6 +289,6 @@ def unrolled(cell: Cell, p: dict, c_0: PyTree, xs: Array) -> Callable[[Array], A
     return outputs
 
 
-def finish(spec: RuleSpec, params: dict, carry: Carry, m: Meeting, grads: dict):
+def finish(spec: RuleSpec, params: dict, carry: Any, m: Meeting, grads: dict):
     grads = {"cell": grads, "readout": m.grads_out}
     return carry, objective.finish(spec, params, m.chunk, grads), None

@@ -118,8 +118,8 @@ def report(rule: LearningRule, params: PyTree) -> Report:
     net = spec.network
     expected = jax.eval_shape(lambda: net.init(jax.random.key(0)))
     checks.parameters(params, expected, feedback_like(net), False, spec.name)
-    wiring = layers.wiring(spec, params)
-    automaton = compile(spec.language)
+    language, wiring = definition.language_of(spec), layers.wiring(spec, params)
+    automaton = compile(language)
     lost, heard = layers.unconnected(spec, params), layers.heard(spec)
     cut = dropped(automaton, wiring)
     nodes = layers.costates(spec, params)
@@ -135,7 +135,7 @@ def report(rule: LearningRule, params: PyTree) -> Report:
         )
 
     found = tuple(map(of_layer, range(len(net.cells))))
-    return Report(spec.name, spec.language, len(nodes), found)
+    return Report(spec.name, language, len(nodes), found)
 
 
 def kept(nodes: tuple, start: int) -> tuple[str, ...]:

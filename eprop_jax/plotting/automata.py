@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from eprop_jax.engine import definition
 from eprop_jax.engine.paths import Automaton, compile
 from eprop_jax.network.types import LearningRule
 from eprop_jax.paper import graph
@@ -64,7 +65,7 @@ def _of(rule: Any) -> tuple[str, Automaton]:
         return rule, compile(rule)
     if isinstance(rule, Automaton):
         return "", rule
-    return graph.spec_of(rule).language, graph.automaton(rule)
+    return definition.language_of(graph.spec_of(rule)), graph.automaton(rule)
 
 
 def _moves(drawn: Automaton, q: int) -> dict[int, list[str]]:

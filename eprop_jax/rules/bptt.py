@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from eprop_jax.engine import chunks, definition, layers
+from eprop_jax.engine import definition, layers
 from eprop_jax.engine.adjoint import EVERY
 from eprop_jax.network.types import Array, LearningRule, Network
 
@@ -56,4 +56,4 @@ def bptt(
     spec = definition.specify("BPTT", "(i|e|f)*", net, loss, activity_loss, state_loss)
     if net.stacked:
         return layers.of_layers(spec, traced=False)
-    return definition.build(spec._replace(moves=EVERY), lambda *_: {}, chunks.gradient(None))
+    return definition.of_influence(spec._replace(moves=EVERY), None)

@@ -14,11 +14,10 @@ from typing import Any
 
 import jax
 
-from eprop_jax.engine import chunks, definition, layers
+from eprop_jax.engine import definition, layers
 from eprop_jax.engine import paths as languages
-from eprop_jax.engine.adjoint import EVERY, LOCAL, chain
 from eprop_jax.network.types import Array, LearningRule, Network, RuleSpec
-from eprop_jax.rules import eprop, m_order, rtrl
+from eprop_jax.rules import table
 
 
 def by_paths(
@@ -82,13 +81,6 @@ def landed(spec: RuleSpec) -> LearningRule | None:
     definition.check_unit(spec.network, params)
     own = layers.costates(spec, params)
     same = lambda language: layers.costates(spec._replace(language=language), params) == own
-    build = lambda moves, of: definition.build(
-        spec._replace(moves=moves), of.init_traces, chunks.gradient(of.recursion)
-    )
-    if same("i*"):
-        return build(LOCAL, eprop)
-    if same("(i|e)*"):
-        return build(EVERY, rtrl)
-    if same(languages.order(len(own))):
-        return build(chain(len(own)), m_order)
-    return None
+    found = (x for x in table.own(len(own)) if same(x.language))
+    of = next(found, None)
+    return of and definition.of_influence(spec._replace(moves=of.moves), of.influence)

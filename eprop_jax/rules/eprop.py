@@ -12,13 +12,13 @@ sum is Σ_t L_j^t F_κ(e_ij^t) (Eq. 40). G. Martín-Sánchez et al. 2022; Bellec
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from eprop_jax.engine import chunks, definition, layers, recursions
-from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import traces as tr
+from eprop_jax.engine import definition, layers, over
 from eprop_jax.engine.adjoint import LOCAL
-from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
+from eprop_jax.engine.influence import Influence, Zero
+from eprop_jax.engine.recursions import Moment
+from eprop_jax.network.types import Array, Gamma, LearningRule, Network, State
 
 
 def eprop(
@@ -64,27 +64,33 @@ def eprop(
     spec = definition.specify("e-prop", "i*", net, loss, activity_loss, state_loss, feedback)
     if net.stacked:
         return layers.of_layers(spec)
-    spec = spec._replace(moves=LOCAL)
-    return definition.build(spec, init_traces, chunks.gradient(recursion))
+    return definition.of_influence(spec._replace(moves=LOCAL), INFLUENCE)
 
 
-def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
-    """ε = 0 and γ = 0: no path has started."""
-    cell, p, c = spec.network.cell, params["cell"], state.c
-    return {
-        "epsilon": tr.zeros(cell, p, c, jac.structure(cell, p, c), batch),
-        "gamma": recursions.zeros(spec, params, state, batch),
-    }
+class EpropCarry(NamedTuple):
+    """What e-prop threads through time."""
+
+    state: State
+    epsilon: Any
+    """ε (Eq. 7): paths through the unit itself. A tree like params["cell"]; each leaf is a state whose
+    components are [*batch, lines, n]."""
+    gamma: Any
+    """γ: the read-out's traces"""
 
 
-def recursion(spec: RuleSpec, params: dict, carry: Carry, d: recursions.Moment):
+def start(zero: Zero) -> EpropCarry:
+    return EpropCarry(zero.state, zero.local, zero.gamma)
+
+
+def advance(S: EpropCarry, d: Moment):
     """One step: the equations above, in their order."""
-    S = recursions.opened(spec, params, carry)
     epsilon = d.dc_dc @ S.epsilon + d.dc_dw  # Eq. 8
     e = d.dh_dc @ epsilon + d.dh_dw  # Eq. 9
-    gamma = d.dy_dy @ S.gamma + d.dy_dh @ e  # Eq. 34
-    gamma_out = d.dy_dy @ S.gamma_out + d.dy_dv  # Eq. 8, of the read-out's own parameters v
+    gamma = d.dy_dy @ S.gamma.cell + d.dy_dh @ e  # Eq. 34
+    gamma_out = d.dy_dy @ S.gamma.readout + d.dy_dv  # Eq. 8, of the read-out's own parameters v
     dL_dw = d.L @ gamma + d.dL_dh @ e + d.dL_dc @ epsilon  # Eq. 25, 36, 40
     dL_dv = d.dL_dy @ gamma_out
-    after = S._replace(epsilon=epsilon, gamma=gamma, gamma_out=gamma_out)
-    return recursions.closed(params, carry, S, after), dL_dw, dL_dv
+    return S._replace(epsilon=epsilon, gamma=Gamma(gamma_out, gamma)), dL_dw, dL_dv
+
+
+INFLUENCE = Influence(start, advance, local=True, over=over.local)

@@ -16,16 +16,14 @@ jumps that end at r, β⁽ˢ⁾_ij^{t,r} obeys the same line (it is linear):
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from eprop_jax import checks
-from eprop_jax.engine import chunks, definition, layers, paths, recursions
-from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import traces as tr
+from eprop_jax.engine import definition, layers, over, paths
 from eprop_jax.engine.adjoint import chain
-from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
-from eprop_jax.rules.eprop import init_traces as first_order_traces
-from eprop_jax.rules.eprop import recursion as first_order
+from eprop_jax.engine.influence import Influence
+from eprop_jax.engine.recursions import Moment
+from eprop_jax.network.types import Array, Gamma, LearningRule, Network, State
 
 
 def m_order_eprop(
@@ -75,23 +73,30 @@ def m_order_eprop(
     )
     if net.stacked:
         return layers.of_layers(spec)
-    spec = spec._replace(moves=chain(order))
-    if order == 1:
-        return definition.build(spec, first_order_traces, chunks.gradient(first_order))
-    return definition.build(spec, init_traces, chunks.gradient(recursion))
+    return definition.of_influence(spec._replace(moves=chain(order)), influence(order))
 
 
-def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
-    """ε = β⁽ˢ⁾ = 0 and γ = 0: no path has started."""
-    cell, p, c = spec.network.cell, params["cell"], state.c
-    ends = tr.zeros(cell, p, c, jac.structure(cell, p, c), batch, cell.n_units)
-    beta = (ends,) * (len(spec.moves) - 1)
-    return {**first_order_traces(spec, params, state, batch), "beta": beta}
+class OrderCarry(NamedTuple):
+    """What order m threads through time."""
+
+    state: State
+    epsilon: Any
+    """ε (Eq. 7), as e-prop's"""
+    beta: tuple
+    """β (Eq. 14) summed over all chains with s = 1 … m−1 explicit jumps: a tuple of trees like ε's,
+    components [*batch, n, lines, n]; the first n is the unit r where the chain ends."""
+    gamma: Any
+    """γ: the read-out's traces"""
 
 
-def recursion(spec: RuleSpec, params: dict, carry: Carry, d: recursions.Moment):
+def influence(order: int) -> Influence:
+    """Order 1 has no β, and is e-prop."""
+    start = lambda zero: OrderCarry(zero.state, zero.local, (zero.ends,) * (order - 1), zero.gamma)
+    return Influence(start, advance, order == 1, over.local if order == 1 else over.graded)
+
+
+def advance(S: OrderCarry, d: Moment):
     """One step: the equations above, in their order."""
-    S = recursions.opened(spec, params, carry)
     e_tm1 = d.dh_dc_tm1 @ S.epsilon + d.dh_dw_tm1  # Eq. 9
     b_tm1 = [e_tm1, *(d.dh_dc_tm1 @ beta for beta in S.beta)]  # Eq. 16
     epsilon = d.dc_dc @ S.epsilon + d.dc_dw  # Eq. 8
@@ -99,9 +104,9 @@ def recursion(spec: RuleSpec, params: dict, carry: Carry, d: recursions.Moment):
     e = d.dh_dc @ epsilon + d.dh_dw  # Eq. 9
     b: Any = sum((d.dh_dc @ x for x in beta), e)  # Eq. 16, and the sum over s
     all_c: Any = sum(beta, epsilon)  # what the state loss meets
-    gamma = d.dy_dy @ S.gamma + d.dy_dh @ b  # Eq. 34
-    gamma_out = d.dy_dy @ S.gamma_out + d.dy_dv
+    gamma = d.dy_dy @ S.gamma.cell + d.dy_dh @ b  # Eq. 34
+    gamma_out = d.dy_dy @ S.gamma.readout + d.dy_dv
     dL_dw = d.L @ gamma + d.dL_dh @ b + d.dL_dc @ all_c  # Eq. 19-20, 36
     dL_dv = d.dL_dy @ gamma_out
-    after = S._replace(epsilon=epsilon, beta=tuple(beta), gamma=gamma, gamma_out=gamma_out)
-    return recursions.closed(params, carry, S, after), dL_dw, dL_dv
+    S = S._replace(epsilon=epsilon, beta=tuple(beta), gamma=Gamma(gamma_out, gamma))
+    return S, dL_dw, dL_dv

@@ -12,13 +12,13 @@ is zero for r ≠ j. Williams and Zipser 1989.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from eprop_jax.engine import chunks, definition, layers, recursions
-from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import traces as tr
+from eprop_jax.engine import definition, layers, over
 from eprop_jax.engine.adjoint import EVERY
-from eprop_jax.network.types import Array, Carry, LearningRule, Network, RuleSpec, State
+from eprop_jax.engine.influence import Influence, Zero
+from eprop_jax.engine.recursions import Moment
+from eprop_jax.network.types import Array, Gamma, LearningRule, Network, State
 
 
 def rtrl(
@@ -57,27 +57,34 @@ def rtrl(
     spec = definition.specify("RTRL", "(i|e|f)*", net, loss, activity_loss, state_loss)
     if net.stacked:
         return layers.of_layers(spec)
-    return definition.build(spec._replace(moves=EVERY), init_traces, chunks.gradient(recursion))
+    return definition.of_influence(spec._replace(moves=EVERY), INFLUENCE)
 
 
-def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
-    """α = 0 and γ = 0: no path has started."""
-    cell, p, c = spec.network.cell, params["cell"], state.c
-    return {
-        "alpha": tr.zeros(cell, p, c, jac.structure(cell, p, c), batch, cell.n_units),
-        "gamma": recursions.zeros(spec, params, state, batch),
-    }
+class RtrlCarry(NamedTuple):
+    """What RTRL threads through time."""
+
+    state: State
+    alpha: Any
+    """α (Eq. 21): all paths. A tree like params["cell"]; each leaf is a state whose components are
+    [*batch, n, lines, n]; the first n is the unit r where the paths end."""
+    gamma: Any
+    """γ: the read-out's traces"""
 
 
-def recursion(spec: RuleSpec, params: dict, carry: Carry, d: recursions.Moment):
+def start(zero: Zero) -> RtrlCarry:
+    return RtrlCarry(zero.state, zero.ends, zero.gamma)
+
+
+def advance(S: RtrlCarry, d: Moment):
     """One step: the equations above, in their order."""
-    S = recursions.opened(spec, params, carry)
     a_tm1 = d.dh_dc_tm1 @ S.alpha + d.dh_dw_tm1  # Eq. 23
     alpha = d.dc_dc @ S.alpha + d.dc_dh @ a_tm1 + d.dc_dw  # Eq. 22
     a = d.dh_dc @ alpha + d.dh_dw  # Eq. 23
-    gamma = d.dy_dy @ S.gamma + d.dy_dh @ a  # Eq. 34
-    gamma_out = d.dy_dy @ S.gamma_out + d.dy_dv
+    gamma = d.dy_dy @ S.gamma.cell + d.dy_dh @ a  # Eq. 34
+    gamma_out = d.dy_dy @ S.gamma.readout + d.dy_dv
     dL_dw = d.L @ gamma + d.dL_dh @ a + d.dL_dc @ alpha  # Eq. 24, 36
     dL_dv = d.dL_dy @ gamma_out
-    after = S._replace(alpha=alpha, gamma=gamma, gamma_out=gamma_out)
-    return recursions.closed(params, carry, S, after), dL_dw, dL_dv
+    return S._replace(alpha=alpha, gamma=Gamma(gamma_out, gamma)), dL_dw, dL_dv
+
+
+INFLUENCE = Influence(start, advance, over=over.every)

@@ -4,16 +4,16 @@ its constants, and with the chunk length as a variable)."""
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks
-from eprop_jax.engine import definition
+from eprop_jax.engine import definition, influence, layers
 from eprop_jax.engine.adjoint import LOCAL
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import Carry, LearningRule, PyTree, RuleSpec, by_layer
+from eprop_jax.network.types import LearningRule, PyTree, RuleSpec, by_layer
 from eprop_jax.network.units import compute_dtype
 
 
@@ -74,30 +74,30 @@ def cost(
     recurrent = sum(w.size for w in jax.tree.leaves(p.get("w_rec", {})))
     gates = len(unitwise.gate_names(p))
     d = len(unitwise.floats(carry.state.c))
-    traced, jumps = carry.gamma != (), len({m.e for m in spec.moves} - {None})
+    of, jumps = spec.influence, len({m.e for m in spec.moves} - {None})
 
     work = 2 * B * P + 3 * B * n * n_out  # forward and gradient, of cell and read-out
     work += B * recurrent * jumps
     floats = jnp.dtype(compute_dtype(params)).itemsize * B
     kept = floats * (n * (d + 2 * gates + 1) + 4 * n_out)
-    if traced and K is not None:
+    if of is not None and K is not None:
         # Scanned, a trace of width 1 is free.
-        local = sum(x.size for x in jax.tree.leaves((carry.epsilon, carry.gamma.cell)))
-        if not jumps:
+        at = influence.At(spec, params, carry.state, of.filtered(spec))
+        local, dense = influence.sizes(of, at, carry)
+        ends, states = d * n + n_out, len(spec.moves)
+        if not dense:
             work += local * (1 + 3 / K)
+        elif of.over is None or K == 1:
+            work += dense * (d + n * gates) + local
         else:
-            ends, states = d * n + n_out, len(spec.moves)
-            dense = sum(x.size for x in jax.tree.leaves((carry.alpha, carry.beta)))
-            if K == 1:
-                work += dense * (d + n * gates) + local
-            else:
-                work += states * ends * B * (recurrent + P) + (states + 1) / 2 * dense * d * n / K
+            work += states * ends * B * (recurrent + P) + (states + 1) / 2 * dense * d * n / K
+        if dense:
             kept += floats * states * ends * n * gates
     return Cost(float(work), int(trace_bytes), int(kept * (K or 1)))
 
 
 def _of_layers(
-    spec: RuleSpec, params: PyTree, carry: Carry, B: int, trace_bytes: int, K: int | None
+    spec: RuleSpec, params: PyTree, carry: Any, B: int, trace_bytes: int, K: int | None
 ) -> Cost:
     """By co-state: a product with W_rec for each that a recurrent edge leads to, and with W_in for each
     hop. Where traces are kept, the same for each seed of an α (d·n of them a co-state)."""
@@ -116,13 +116,10 @@ def _of_layers(
     hops = {hop for x in nodes for hop in x.f}
     work += sum(B * size(cells[above], "w_in") for above, _ in hops)
     if K is not None and trace_bytes:
-        count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-        work += count((carry.epsilon, getattr(carry.gamma, "cell", ()))) * (1 + 3 / K)
-        for alphas in carry.alpha:
-            for alpha in alphas:
-                leaves = jax.tree.leaves(alpha)
-                seeds = max((x.shape[-x.ndim + carry.state.y.ndim - 1] for x in leaves), default=0)
-                work += seeds * (sum(map(back, range(len(cells)))) + count(leaves) / K)
+        local, ends = layers.sizes(carry)
+        work += local * (1 + 3 / K)
+        for seeds, size_of in ends:
+            work += seeds * (sum(map(back, range(len(cells)))) + size_of / K)
     return Cost(float(work), int(trace_bytes), int(kept * (K or 1)))
 
 
@@ -135,7 +132,7 @@ def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...],
     local = rule.spec.moves == LOCAL
     if rule.spec.costates is not None:
         carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)
-        local = not jax.tree.leaves(carry.alpha)
+        local = not layers.sizes(carry)[1]
     if local:
         sizes = cost(rule, params, batch_shape, 512)
         small, large = sizes.chunk_bytes < 3e6, sizes.trace_bytes > 4e6

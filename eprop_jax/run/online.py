@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.engine import derivative
-from eprop_jax.network.types import NO_STEPS, Array, Carry, LearningRule, PyTree, StepOutput, Steps
+from eprop_jax.network.types import NO_STEPS, Array, LearningRule, PyTree, StepOutput, Steps
 from eprop_jax.network.units import compute_dtype, wide
 from eprop_jax.rules import feedback
 from eprop_jax.run.sequence import scan_parts
@@ -31,7 +31,7 @@ class OnlineState(NamedTuple):
 
     params: PyTree
     opt_state: PyTree
-    carry: Carry
+    carry: Any
 
 
 class OnlineLearner(NamedTuple):

@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eprop_jax import checks
 from eprop_jax.engine import definition, derivative, objective
-from eprop_jax.network.types import NO_STEPS, Carry, LearningRule, PyTree, RuleSpec
+from eprop_jax.network.types import NO_STEPS, LearningRule, PyTree, RuleSpec
 
 __all__ = ["narrow_traces"]
 
@@ -52,7 +51,7 @@ def narrow_traces(rule: LearningRule, dtype: Any = jnp.bfloat16) -> LearningRule
     dtype = _of_16_bits(dtype)
     of_spec = spec.gradient
 
-    def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> Carry:
+    def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> Any:
         return _cast(rule.init(params, batch_shape), dtype)
 
     _, of_rule, _ = derivative.programs(rule)
@@ -72,7 +71,7 @@ def narrow_traces(rule: LearningRule, dtype: Any = jnp.bfloat16) -> LearningRule
 
     step = derivative.step_by_rule(program, check)
 
-    def gradient(spec: RuleSpec, params: dict, carry: Carry, data: objective.Data, keep: bool):
+    def gradient(spec: RuleSpec, params: dict, carry: Any, data: objective.Data, keep: bool):
         """For what runs the rule's own gradient elsewhere (`ej.sharding`)."""
         carry, out, dL_dxs = of_spec(spec, params, _wide(carry, dtype), data, keep)
         return _cast(carry, dtype), out, dL_dxs
@@ -91,13 +90,14 @@ def _of_16_bits(value: Any) -> Any:
     return dtype
 
 
-def _cast(carry: Carry, dtype: Any) -> Carry:
+def _cast(carry: Any, dtype: Any) -> Any:
     """All but the network's own state."""
     return jax.tree.map(lambda x: x.astype(dtype), carry)._replace(state=carry.state)
 
 
-def _wide(carry: Carry, dtype: Any) -> Carry:
-    checks.instance("carry", carry, Carry, "what this rule's init returned")
+def _wide(carry: Any, dtype: Any) -> Any:
+    if not derivative.has_state(carry):
+        raise TypeError(f"carry: got {type(carry).__name__}, wanted what this rule's init returned")
     for path, x in jax.tree.leaves_with_path(carry._replace(state=())):
         if x.dtype != dtype:
             raise TypeError(

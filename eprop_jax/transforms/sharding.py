@@ -146,7 +146,7 @@ def parallel(
             )(params, carry, xs, ys, steps)
 
         carry_K, out, _ = over(False)
-        return carry_K, out, lambda: over(True)[2]
+        return carry_K, out, None if spec.language is None else lambda: over(True)[2]
 
     def partitioned(params, carry, xs, ys, steps):
         """What stands where, before and after; the rest is XLA's."""
@@ -157,7 +157,7 @@ def parallel(
         carry, out, dL_dxs = of_rule(put(params, p), put(carry, c), put(xs, b), ys, steps)
         return put(carry, c), out._replace(grads=put(out.grads, p)), dL_dxs
 
-    def init(params, batch_shape=()) -> Carry:
+    def init(params, batch_shape=()) -> Any:
         _refuse_context()
         batch_shape = checks.batch(batch_shape)
         _divides_batch(mesh, batch, batch_shape, "batch_shape")
@@ -191,7 +191,7 @@ def parallel(
     return LearningRule(
         init,
         derivative.step_by_rule(step, check_step),
-        derivative.whole_by_rule(whole, check_whole),
+        None if rule.whole is None else derivative.whole_by_rule(whole, check_whole),
         spec,
     )
 
@@ -286,7 +286,7 @@ def _params(params: PyTree, units: str | None) -> PyTree:
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def _carry(carry: Carry, net: Network, batch: str | None, units: str | None) -> Carry:
+def _carry(carry: Any, net: Network, batch: str | None, units: str | None) -> Any:
     """The same for states and traces. A trace of a shared component is one for all units."""
 
     def by_unit(x):
@@ -297,18 +297,16 @@ def _carry(carry: Carry, net: Network, batch: str | None, units: str | None) -> 
         return _spec(x.ndim, batch, units if from_units else None, at=-2)
 
     each = lambda tree: jax.tree.map(by_unit, tree)
-    gamma = carry.gamma
-    if isinstance(gamma, Gamma):
-        own = jax.tree_util.tree_map_with_path(of_readout, gamma.readout)
-        gamma = Gamma(own, each(gamma.cell))
+
+    def trace(x):
+        if not isinstance(x, Gamma):
+            return by_unit(x)
+        return Gamma(jax.tree_util.tree_map_with_path(of_readout, x.readout), each(x.cell))
+
     y: Any = _spec(carry.state.y.ndim, batch, None)
-    return Carry(
-        State(each(carry.state.c), y),
-        each(carry.epsilon),
-        each(carry.beta),
-        each(carry.alpha),
-        gamma,
-    )
+    is_gamma = lambda x: isinstance(x, Gamma)
+    traces = jax.tree.map(trace, carry._replace(state=()), is_leaf=is_gamma)
+    return traces._replace(state=State(each(carry.state.c), y))
 
 
 def _spec(ndim: int, batch: str | None, units: str | None, at: int = -1) -> P:

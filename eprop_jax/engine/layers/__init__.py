@@ -9,6 +9,7 @@ from eprop_jax.engine.layers.connected import (
     unconnected,
     wiring,
 )
+from eprop_jax.engine.layers.plan import sizes
 from eprop_jax.engine.layers.rule import of_layers
 
-__all__ = ["costates", "heard", "of_layers", "structures", "unconnected", "wiring"]
+__all__ = ["costates", "heard", "of_layers", "sizes", "structures", "unconnected", "wiring"]

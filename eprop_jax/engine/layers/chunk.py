@@ -17,16 +17,15 @@ import jax.numpy as jnp
 from eprop_jax.engine import objective, products, seeds
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Reached, Source
-from eprop_jax.engine.chunks import add, first_unit
 from eprop_jax.engine.layers import meets
 from eprop_jax.engine.layers.descend import Family, Found, Meets, descend, to_inputs
-from eprop_jax.engine.layers.plan import Plan, leading, narrow, reached_from
+from eprop_jax.engine.layers.plan import PathsCarry, Plan, leading, narrow, reached_from
 from eprop_jax.engine.operators import Covector, Ends, Local, Parts, PerUnit, Signal, total
+from eprop_jax.engine.products import add
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Run, run
 from eprop_jax.network.types import (
     Array,
-    Carry,
     Gamma,
     Maybe,
     RuleSpec,
@@ -41,10 +40,10 @@ def gradient(
     traced: bool,
     spec: RuleSpec,
     params: dict,
-    carry: Carry,
+    carry: PathsCarry,
     data: objective.Data,
     keep: bool,
-) -> tuple[Carry, StepOutput, Callable[[], Array]]:
+) -> tuple[PathsCarry, StepOutput, Callable[[], Array]]:
     """(carry, StepOutput, () -> ∂L/∂xs) of a chunk, on one batch axis."""
     net, B, plan = spec.network, data.xs.shape[1], plan_of(params)
     path = run(net, params, carry.state, data.xs, data.resets)
@@ -98,7 +97,7 @@ class Chunk(NamedTuple):
         back, *final = meets.at_readout(spec, wide, path, parts[: 1 + leaky])
         final = final[0] if final else None
         if final is not None and spec.network.readout.shared:
-            final = first_unit(final)
+            final = seeds.first_unit(final)
         B_l = meets.feedback_of(spec, params, path)
         activity, states, at = meets.at_layers(spec, B_l, path, back.da[""], data)
         families = [Family(frozenset(range(len(plan.nodes))), at, {})]
@@ -215,7 +214,7 @@ class Older(NamedTuple):
     plan: Plan
     spec: RuleSpec
     params: dict
-    carry: Carry
+    carry: PathsCarry
 
     def of(self, l: int) -> list[tuple[int, bool, list[Parts]]]:
         """(co-state, does it end at every unit?, a trace a parameter leaf)."""
@@ -245,8 +244,8 @@ class Older(NamedTuple):
 
 
 def advance(
-    chunk: Chunk, older: Older, found: list[Found], carry: Carry, grads: list, grads_out: list
-) -> tuple[Carry, list, list]:
+    chunk: Chunk, older: Older, found: list[Found], carry: PathsCarry, grads: list, grads_out: list
+) -> tuple[PathsCarry, list, list]:
     """The carry after the chunk; and what the read-out's memory of older steps adds to gradients."""
     plan, layers = chunk.plan, range(len(grads))
     fresh = [chunk.fresh(l, found) for l in layers]
@@ -305,7 +304,7 @@ def of_readout(
     older: Older,
     found: list[Found],
     fresh: list,
-    carry: Carry,
+    carry: PathsCarry,
     grads: list,
     grads_out: list,
 ) -> tuple[Gamma, list, list]:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from eprop_jax.engine import definition, objective, paths
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import objective, paths
 from eprop_jax.engine import traces as tr
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Cell, Network, PyTree, RuleSpec, by_layer
@@ -68,7 +68,7 @@ def costates(
     spec: RuleSpec, params: PyTree, J: tuple[jac.Blocks, ...] | None = None
 ) -> tuple[paths.CoState, ...]:
     """The co-states of this rule on this network."""
-    return paths.costates(paths.compile(spec.language), wiring(spec, params, J))
+    return paths.costates(paths.compile(definition.language_of(spec)), wiring(spec, params, J))
 
 
 def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:

@@ -100,7 +100,30 @@ def narrow(p: Plan, spec: RuleSpec, c: PyTree, l: int) -> set[int]:
     return jac.shared_positions(spec.network.cells[l], c) if alone else set()
 
 
-def traces(p: Plan, spec: RuleSpec, params: PyTree, state: State, batch: int) -> dict:
+class PathsCarry(NamedTuple):
+    """What a language of paths threads through time; of traces a tuple, one entry a layer."""
+
+    state: State
+    epsilon: tuple
+    """of each of `Plan.local` a tree like the layer's parameters, whose leaves are states of the layer
+    where the paths end, components [*batch, lines, n]"""
+    alpha: tuple
+    """of each of `Plan.ends` the same, components [*batch, n_r, lines, n]"""
+    gamma: Any
+    """γ: the read-out's traces; () where it does not leak"""
+
+
+def sizes(carry: PathsCarry) -> tuple[int, list[tuple[int, int]]]:
+    """How many numbers the traces within units are; of each of the others (units where its paths end,
+    numbers)."""
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    at = carry.state.y.ndim - 1  # the axis after the batch's
+    ends = [trace for of_layer in carry.alpha for trace in of_layer]
+    local = count((carry.epsilon, getattr(carry.gamma, "cell", ())))
+    return local, [(jax.tree.leaves(trace)[0].shape[at], count(trace)) for trace in ends]
+
+
+def traces(p: Plan, spec: RuleSpec, params: PyTree, state: State, batch: int) -> PathsCarry:
     """ε = α = γ = 0: no path has started."""
     net, cells, c = (
         spec.network,
@@ -138,4 +161,4 @@ def traces(p: Plan, spec: RuleSpec, params: PyTree, state: State, batch: int) ->
             jax.tree.map(lambda w, l=l: of(l, w), cells[l]) if p.to_y[l] else () for l in layers
         )
         gamma = Gamma(own, cell)
-    return {"epsilon": epsilon, "alpha": alpha, "gamma": gamma}
+    return PathsCarry(state, epsilon, alpha, gamma)

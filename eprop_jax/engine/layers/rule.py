@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from eprop_jax.engine import definition, paths
 from eprop_jax.engine.layers import chunk, connected
 from eprop_jax.engine.layers.plan import Plan, plan, traces
-from eprop_jax.network.types import LearningRule, PyTree, RuleSpec, State
+from eprop_jax.network.types import Carry, LearningRule, PyTree, RuleSpec, State
 
 
 def of_layers(spec: RuleSpec, traced: bool = True) -> LearningRule:
@@ -18,7 +19,7 @@ def of_layers(spec: RuleSpec, traced: bool = True) -> LearningRule:
       TypeError, ValueError: for what is no language; when it is first used, if from some parameter no
         kept path leads to the loss.
     """
-    paths.compile(spec.language)
+    paths.compile(definition.language_of(spec))
     known = {}
 
     def plan_of(params: PyTree) -> Plan:
@@ -27,9 +28,9 @@ def of_layers(spec: RuleSpec, traced: bool = True) -> LearningRule:
             known["plan"] = plan(spec, params)
         return known["plan"]
 
-    def init_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> dict:
+    def begun(spec: RuleSpec, params: dict, state: State, batch: int) -> Any:
         connected.refuse_unconnected(spec, params)
-        return traces(plan_of(params), spec, params, state, batch) if traced else {}
+        return traces(plan_of(params), spec, params, state, batch) if traced else Carry(state)
 
     spec = spec._replace(costates=lambda params: plan_of(params).nodes)
-    return definition.build(spec, init_traces, functools.partial(chunk.gradient, plan_of, traced))
+    return definition.build(spec, begun, functools.partial(chunk.gradient, plan_of, traced))

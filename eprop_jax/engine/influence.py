@@ -1,0 +1,260 @@
+"""A rule's traces: how ∂c/∂w is held, and how it moves.
+
+`advance` is the equations of one step. Scanned, it serves chunks of every length; `over` is the same
+for a whole chunk at once, where a rule has a faster form, which a test holds against the scan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eprop_jax.engine import jacobians as jac
+from eprop_jax.engine import objective, recursions
+from eprop_jax.engine import traces as tr
+from eprop_jax.engine.operators import Ends, Gradient, Local
+from eprop_jax.network import unitwise
+from eprop_jax.network.types import Array, Cell, Gamma, Maybe, PyTree, RuleSpec, State
+
+
+class Influence(NamedTuple):
+    """How a rule holds the influence of its parameters on the network's state, and moves it.
+
+    Attributes:
+      start: zero -> the carry before any step: a NamedTuple of the rule's own, whose first field is
+        `state` = zero.state; the others are traces (zero.local, zero.own, zero.ends, zero.gamma), or
+        arrays of your own, [B, ...].
+      advance: (S, d) -> (S, dL_dw, dL_dv), one step: S is the carry, its traces as operators; d the
+        derivatives at time t, as operators (`engine.recursions.Moment`: ∂c^t/∂c^{t-1} is d.dc_dc and so
+        on). Returned are the carry after the step (whose state is taken care of), and the step's
+        gradient by the cell's parameters and by the read-out's.
+      local: does every path of it end at the unit where it starts? Then one filtered trace may serve
+        all read-out units (Eq. 39), and S.gamma.cell is that.
+      over: (spec, params, S, chunk) -> (S, ∂̃a, the cell's gradient, the read-out's), a whole chunk.
+    """
+
+    start: Callable[[Zero], Any]
+    advance: Callable[[Any, recursions.Moment], tuple[Any, Gradient, Gradient]]
+    local: bool = False
+    over: Callable | None = None
+
+    def filtered(self, spec: RuleSpec) -> bool:
+        """Does one γ serve all read-out units (Eq. 39)?"""
+        return self.local and spec.network.readout.shared
+
+
+class At(NamedTuple):
+    """What traces are traces of."""
+
+    spec: RuleSpec
+    params: dict
+    state: State
+    filtered: bool
+
+    @property
+    def cell(self) -> tuple[Cell, dict, PyTree]:
+        return self.spec.network.cell, self.params["cell"], self.state.c
+
+    @property
+    def readout(self) -> tuple[Cell, dict, PyTree]:
+        return unitwise.as_cell(self.spec.network.readout), self.params["readout"], self.state.y
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One sort of trace: zeros before the first step, and the way between the tree that users see and
+    the operator that an equation multiplies."""
+
+    zeros: Callable[[At], PyTree]
+    opened: Callable[[At, PyTree], Any]
+    closed: Callable[[At, Any], PyTree]
+
+
+def _zeros(of: tuple[Cell, dict, PyTree], *ends: Any) -> PyTree:
+    return tr.zeros(*of, jac.structure(*of), unitwise.floats(of[2])[0].shape[0], *ends)
+
+
+def _local_opened(at: At, tree: PyTree) -> Local:
+    return Local(tuple(tr.unpack(*at.cell[1:], tree)))
+
+
+def _no_gamma(at: At) -> Gamma:
+    (batch, n_out), dtype = at.state.y.shape, at.state.y.dtype
+    ends = 1 if at.filtered else n_out
+    of_cell = lambda w: jnp.zeros((batch, ends, *w.shape), dtype)
+    return Gamma(_zeros(at.readout), jax.tree.map(of_cell, at.params["cell"]))
+
+
+def _gamma_opened(at: At, gamma: Gamma) -> Gamma:
+    cell = tuple((g,) for g in jax.tree.leaves(gamma.cell))
+    own = tr.unpack(*at.readout[1:], gamma.readout)
+    return Gamma(Local(tuple(own)), Ends(cell, cell[0][0].shape[1]))
+
+
+def _gamma_closed(at: At, gamma: Gamma) -> Gamma:
+    cell = jax.tree.structure(at.params["cell"]).unflatten(jax.tree.leaves(gamma.cell))
+    return Gamma(tr.pack(*at.readout[1:], list(gamma.readout.leaves)), cell)
+
+
+def _packed(at: At, trace: Local | Ends) -> PyTree:
+    return tr.pack(*at.cell[1:], list(trace.leaves))
+
+
+LOCAL = Kind(lambda at: _zeros(at.cell), _local_opened, _packed)
+OWN = Kind(lambda at: _zeros(at.cell, None, True), _local_opened, _packed)
+ENDS = Kind(
+    lambda at: _zeros(at.cell, at.cell[0].n_units, True),
+    lambda at, tree: Ends(tuple(tr.unpack(*at.cell[1:], tree)), at.cell[0].n_units),
+    _packed,
+)
+GAMMA = Kind(_no_gamma, _gamma_opened, _gamma_closed)
+
+
+class Zero(NamedTuple):
+    """What a carry may start with."""
+
+    state: State
+    """the network's own, c [B, n] a component and y [B, n_out]"""
+    params: dict
+    local: Kind = LOCAL
+    """a trace whose paths stay inside their unit, as ε: [B, lines, n] a component, or, of one whose
+    decay all units share, [B, lines, 1]"""
+    own: Kind = OWN
+    """a trace whose paths come back to their unit by w_jj too: [B, lines, n]"""
+    ends: Kind = ENDS
+    """a trace that ends at every unit, as α and β: [B, n, lines, n] a component"""
+    gamma: Kind = GAMMA
+    """the read-out's own traces, `gamma.readout`, and those of the cell through it, `gamma.cell`"""
+
+
+def each(influence: Influence, at: At, of_trace: Callable, of_own: Callable, *carries: Any) -> Any:
+    """of_trace(kind, trace, …) over a carry; of_own(what `start` gives, array, …) of its own arrays."""
+    kinds: Any = influence.start(Zero(at.state, at.params))
+    if getattr(kinds, "_fields", ("",))[0] != "state":
+        raise TypeError(
+            f"start: got {type(kinds).__name__} from it, wanted a NamedTuple whose first field is state"
+        )
+    of = lambda kind, *x: (of_trace if isinstance(kind, Kind) else of_own)(kind, *x)
+    rest = (x._replace(state=()) for x in carries)
+    return jax.tree.map(of, kinds._replace(state=()), *rest)._replace(state=at.state)
+
+
+def as_it_is(_: Any, x: Array) -> Array:
+    return x
+
+
+def started(influence: Influence) -> Callable:
+    """(spec, params, state, B) -> the carry before any step: no path has started."""
+
+    def start(spec: RuleSpec, params: dict, state: State, batch: int) -> Any:
+        at = At(spec, params, state, influence.filtered(spec))
+        return each(influence, at, lambda kind: kind.zeros(at), lambda x: x)
+
+    return start
+
+
+def sizes(influence: Influence, at: At, carry: Any) -> tuple[int, int]:
+    """How many numbers a carry holds in traces that end at their own unit, and at every unit."""
+    numbers = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    by_kind = {LOCAL: 0, OWN: 0, GAMMA: 0, ENDS: 0}
+
+    def count(kind, trace):
+        by_kind[kind] += numbers(trace.cell if kind == GAMMA else trace)
+
+    each(influence, at, count, as_it_is, carry)
+    ends = by_kind.pop(ENDS)
+    return sum(by_kind.values()), ends
+
+
+def opened(influence: Influence, at: At, carry: Any) -> Any:
+    """The carry's traces as operators."""
+    return each(influence, at, lambda kind, tree: kind.opened(at, tree), as_it_is, carry)
+
+
+def closed(influence: Influence, at: At, S: Any) -> Any:
+    """The carry as users see it."""
+    return each(influence, at, lambda kind, trace: kind.closed(at, trace), as_it_is, S)
+
+
+def begun(influence: Influence, at: At, S: Any, resets_t: Array | None) -> Any:
+    """The carry as a step finds it: of examples that start afresh there, what `start` gives."""
+    if resets_t is None:
+        return S
+
+    def chosen(new: Any, old: Array) -> Array:
+        return jnp.where(resets_t.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+
+    empty = lambda _, trace: jax.tree.map(lambda x: chosen(0, x), trace)
+    return each(influence, at, empty, chosen, S)
+
+
+def fitted(S: Any, after: Any) -> Any:
+    """New traces of the old ones' shapes: zeros where nothing arrived."""
+
+    def fit(like: Array, x: Maybe) -> Array:
+        return jnp.zeros_like(like) if x is None else jnp.broadcast_to(x, like.shape)
+
+    return jax.tree.map(fit, S._replace(state=()), after._replace(state=()))._replace(state=S.state)
+
+
+def advanced(
+    influence: Influence, at: At, S: Any, chunk: objective.Chunk
+) -> tuple[Any, list[Array], list[Array]]:
+    """A chunk of any length, step by step: (S, the cell's gradient, the read-out's)."""
+
+    def step(S, of_t):
+        t, resets_t = of_t
+        S = begun(influence, at, S, resets_t)
+        d = recursions.moment(at.spec, at.params, t, at.filtered)
+        after, dL_dw, dL_dv = of_advance(S, influence.advance(S, d))
+        found = leaves(at.params, "cell", dL_dw), leaves(at.params, "readout", dL_dv)
+        return fitted(S, after), found
+
+    steps = recursions.Instant.of(chunk), chunk.run.resets
+    first = jax.tree.map(lambda x: x[0], steps)
+    if chunk.dL_dy.shape[0] == 1:
+        S, found = step(S, first)
+        return S, *found
+
+    def summed(carry, of_t):
+        S, grads = carry
+        S, found = step(S, of_t)
+        return (S, jax.tree.map(jnp.add, grads, found)), None
+
+    like = jax.eval_shape(step, S, first)[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    (S, found), _ = jax.lax.scan(summed, (S, zeros), steps)
+    return S, *found
+
+
+def of_advance(S: Any, found: Any) -> tuple[Any, Gradient, Gradient]:
+    kinds = (type(S), Gradient, Gradient)
+    if not isinstance(found, tuple) or tuple(map(type, found)) != kinds:
+        got = (
+            tuple(type(x).__name__ for x in found) if type(found) is tuple else type(found).__name__
+        )
+        raise TypeError(
+            f"advance: got {got} from it, wanted (the {type(S).__name__} after the step, ∂L/∂w, "
+            "∂L/∂v), each of the two a sum of products such as d.L @ gamma"
+        )
+    for name, old, new in zip(S._fields, S, found[0]):
+        if isinstance(old, (Local, Ends, Gamma)) and type(old) is not type(new):
+            raise TypeError(
+                f"advance: got {type(new).__name__} as {name}, wanted {type(old).__name__}, as it was"
+            )
+    return found
+
+
+def leaves(params: dict, layer: str, found: Gradient) -> list[Array]:
+    """One array a parameter of the cell or the read-out."""
+    for (path, _), x in zip(jax.tree.leaves_with_path(params[layer]), found.leaves, strict=True):
+        if x is None:
+            raise ValueError(
+                f"advance: its gradient has nothing for params['{layer}']{jax.tree_util.keystr(path)}, "
+                "wanted a path from each parameter to the loss (no gradient is silently zero)"
+            )
+    return list(found.leaves)

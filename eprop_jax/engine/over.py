@@ -1,0 +1,171 @@
+"""A whole chunk at once for the three rules that have traces of their own on one layer: its gradient,
+and the traces after it, by one backward sweep.
+
+The chunk's own gradient is one product, Σ_t pre^t ⊗ ∂̃a^t over time and batch together. All that is
+older than the chunk enters through the trace, ⟨∂̃c⁰, S⟩. The trace advances by the same sweep,
+started from parts of the chunk's final state: S ← Φ S + Σ_t pre^t ⊗ ∂̃aᵗ. Each gives what the rule's own
+`advance` gives, scanned over the chunk's steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from eprop_jax.engine import adjoint, objective, products, seeds, signals
+from eprop_jax.engine.adjoint import Part, Swept
+from eprop_jax.engine.chunks import Layers
+from eprop_jax.engine.operators import Covector, Ends, Local, Parts, PerUnit, total
+from eprop_jax.engine.products import add
+from eprop_jax.engine.together import together
+from eprop_jax.network.types import Array, Gamma, Maybe, RuleSpec
+
+Found = tuple[Any, dict, list[Array], list[Array]]
+"""(S, ∂̃a, the cell's gradient, the read-out's)"""
+
+
+class Met(NamedTuple):
+    """A chunk at the read-out, from the loss and from y^K itself."""
+
+    layers: Layers
+    grads_out: list[Array]
+    gamma_out: Local
+    """after the chunk"""
+    entering: list[Part]
+    """of the cell: from the loss, and from y^K"""
+    dL_dy_0: Maybe
+    """None: y^t does not depend on y^{t-1}"""
+    dy_dy: PerUnit
+    to_signal: Callable[[Array], Any]
+
+    def cell(
+        self, p: dict, S: Any, older: Older, s_loss: Swept, s_y: Swept, fresh: list
+    ) -> tuple[list[Array], Gamma]:
+        """The cell's gradient, and γ after the chunk."""
+        grads = products.gradient(p, s_loss.at(0), self.layers.lines)
+        grads = add(grads, older.meet(s_loss))
+        if self.dL_dy_0 is not None:
+            grads = add(grads, (self.to_signal(self.dL_dy_0) @ S.gamma.cell).leaves)
+        paths = zip(older.reach(s_y, 0), (row[0] for row in fresh))
+        within = Ends(tuple((total(*each),) for each in paths), S.gamma.cell.n)
+        return grads, Gamma(self.gamma_out, self.dy_dy @ S.gamma.cell + within)
+
+
+def meet(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk, filtered: bool) -> Met:
+    net, p_out, layers = spec.network, params["readout"], Layers.of(chunk)
+    y_K = chunk.run.y[-1]
+    entering = [seeds.of_loss(chunk.dL_dy), seeds.of_state((jnp.ones_like(y_K),))]
+    back, final = seeds.at_readout(net.readout, p_out, layers.path_out, entering)
+    final = seeds.first_unit(final) if net.readout.shared else final
+    dL_dy_0, dy_dy = back.dc_0[0], PerUnit(((final.dc_0[0],),))
+    grads_out = layers.readout_gradient(p_out, back)
+    grads_out = add(grads_out, (Covector((dL_dy_0,)) @ S.gamma.readout).leaves)
+    fresh = Local(tuple((x,) for x in layers.readout_sources(p_out, final)))
+    gamma_out = dy_dy @ S.gamma.readout + fresh
+    spread, to_signal = signals.signal(params, spec.feedback, filtered)
+    entering = [seeds.loss_part(spec, params, chunk, back), seeds.y_part(spec, final, spread)]
+    return Met(layers, grads_out, gamma_out, entering, dL_dy_0, dy_dy, to_signal)
+
+
+def local(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found:
+    """Paths without a jump: e-prop."""
+    cell, p, c = spec.network.cell, params["cell"], S.state.c
+    at_y = meet(spec, params, S, chunk, spec.network.readout.shared)
+    units = seeds.unit_parts(cell, c)
+    s_loss, s_y, *s_c = together(cell, p, at_y.layers.path, at_y.entering, units)
+    older = Older(S.epsilon.leaves, ())
+    fresh = products.sources(p, [s.at(0) for s in (s_y, *s_c)], at_y.layers.lines)
+    grads, gamma = at_y.cell(p, S, older, s_loss, s_y, fresh)
+    S = S._replace(epsilon=older.local_after(s_c, fresh), gamma=gamma)
+    return S, s_loss.at(0).da, grads, at_y.grads_out
+
+
+def graded(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found:
+    """Paths with at most m − 1 jumps: order m."""
+    cell, p, c = spec.network.cell, params["cell"], S.state.c
+    at_y = meet(spec, params, S, chunk, False)
+    path, lines = at_y.layers.path, at_y.layers.lines
+    parts = [*at_y.entering, seeds.end_part(spec.moves, c)]
+    s_loss, s_y, s_ends = adjoint.sweep(cell, p, path, parts)
+    s_c = adjoint.sweep(cell, p, path, seeds.unit_parts(cell, c))
+    older = Older(S.epsilon.leaves, tuple(beta.leaves for beta in S.beta))
+    beta = tuple(older.ends_after(s_ends, at_y.layers, p, 1 + k) for k in range(len(S.beta)))
+    fresh = products.sources(p, [s.at(0) for s in (s_y, *s_c)], lines)
+    grads, gamma = at_y.cell(p, S, older, s_loss, s_y, fresh)
+    S = S._replace(epsilon=older.local_after(s_c, fresh), beta=beta, gamma=gamma)
+    return S, s_loss.at(0).da, grads, at_y.grads_out
+
+
+def every(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found:
+    """All paths: RTRL."""
+    cell, p, c = spec.network.cell, params["cell"], S.state.c
+    at_y = meet(spec, params, S, chunk, False)
+    parts = [*at_y.entering, seeds.end_part(spec.moves, c)]
+    s_loss, s_y, s_ends = adjoint.sweep(cell, p, at_y.layers.path, parts)
+    older = Older((), (S.alpha.leaves,))
+    fresh = products.sources(p, [s_y.at(0)], at_y.layers.lines)
+    grads, gamma = at_y.cell(p, S, older, s_loss, s_y, fresh)
+    S = S._replace(alpha=older.ends_after(s_ends, at_y.layers, p, 0), gamma=gamma)
+    return S, s_loss.at(0).da, grads, at_y.grads_out
+
+
+class Older(NamedTuple):
+    """What is older than the chunk: the cell's traces as it finds them, one entry a parameter leaf."""
+
+    local: tuple[Parts, ...]
+    """ε: paths without a jump, which end at their own unit (empty for RTRL)"""
+    ends: tuple[tuple[Parts, ...], ...]
+    """β⁽¹⁾ … β⁽ᵐ⁻¹⁾, or α alone: paths that end at any unit"""
+
+    def terms(self, s: Swept, first: int, local: Callable, ends: Callable) -> list:
+        """Σ over what is older, the paths with 0, 1, … jumps: each meets the co-state that has as many
+        jumps fewer left as co-state number `first` has. One entry a parameter leaf."""
+        held = [(local, self.local)] if self.local else []
+        held += [(ends, S) for S in self.ends]
+        size = len(held)
+        met = [
+            [meet(s.at(first + jumps).dc_0, leaf) for leaf in S]
+            for jumps, (meet, S) in enumerate(held)
+            if first + jumps < size
+        ]
+        return [total(*of_leaf) for of_leaf in zip(*met)]
+
+    def meet(self, s: Swept) -> list[Maybe]:
+        """Σ_batch ⟨∂̃c⁰, S⟩: what is older than the chunk."""
+        return self.terms(s, 0, products.meet, products.meet_ends)
+
+    def reach(self, s: Swept, first: int) -> list[Maybe]:
+        """The same for each example and seed: [B, *lead, lines, n]."""
+        return self.terms(s, first, products.reach, products.reach_ends)
+
+    def ends_after(self, s: Swept, layers: Layers, p: dict, jumps: int) -> Ends:
+        """β⁽ʲᵘᵐᵖˢ⁾ (or α) after the chunk; the seeds were all components at all units."""
+        first = len(self.ends) - jumps if self.local else 0
+        fresh = products.sources(p, [s.at(first)], layers.lines)
+        old = self.reach(s, first)
+        was = self.ends[jumps - 1 if self.local else 0]
+        d = len(was[0])
+
+        def components(x, like):
+            if x is None:
+                return like
+            n = x.shape[1] // d
+            each = [x[:, r * n : (r + 1) * n] for r in range(d)]
+            return tuple(None if S is None else y for y, S in zip(each, like))
+
+        new = (total(x, row[0]) for x, row in zip(old, fresh))
+        n = layers.run.h_K.shape[-1]
+        return Ends(tuple(components(x, like) for x, like in zip(new, was)), n)
+
+    def local_after(self, s_c: list[Swept], fresh: list[list[Maybe]]) -> Local:
+        """ε after the chunk; one seed a component, whose fresh sources stand after y's."""
+        new = (
+            tuple(
+                None if old[r] is None else total(products.reach(s.at(0).dc_0, old), row[1 + r])
+                for r, s in enumerate(s_c)
+            )
+            for old, row in zip(self.local, fresh)
+        )
+        return Local(tuple(new))
