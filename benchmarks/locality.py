@@ -122,8 +122,9 @@ def by_unit(rule, n, K, batch, mesh):
     """The same step, each α and β^r on the device of unit r, where its paths end: axis 1."""
     params, carry, xs, ys = shapes(rule, n, K, batch)
     put = lambda *axes: NamedSharding(mesh, P(*axes))
-    ends = jax.tree.map(lambda _: put(None, "units"), (carry.alpha, carry.beta))
-    other = jax.tree.map(lambda _: put(), carry)._replace(alpha=ends[0], beta=ends[1])
+    held = {name: getattr(carry, name) for name in ("alpha", "beta") if name in carry._fields}
+    ends = jax.tree.map(lambda _: put(None, "units"), held)
+    other = jax.tree.map(lambda _: put(), carry)._replace(**ends)
     state = carry.state._replace(
         c=jax.tree.map(lambda _: put(None, "units"), carry.state.c), y=put()
     )

@@ -133,7 +133,7 @@ narrow = functools.partial(jax.tree.map, lambda x: x.astype(jnp.float32))
 
 
 def traces(carry):
-    return carry.epsilon, carry.beta, carry.alpha, carry.gamma
+    return carry._replace(state=())
 
 
 def compare(total):

@@ -121,6 +121,8 @@ def rules():
             theta={"w_out": 0.5, "feedback": 1.0},
         ),
     )  # fmt: skip
+    stack = ej.Network([alif, ej.cells.gru(n + 3, 4)], ej.readouts.leaky(n + 4, 2),
+                       inputs=[("x",), (0, "x")], reads=(1, 0))  # fmt: skip
     quiet = {"activity_loss": ej.losses.firing_rate(target, 3.0)}
     units, both, batch = (
         {"units": "units"},
@@ -136,9 +138,14 @@ def rules():
         ("RTRL", ej.rtrl(plain, LOSS), units, (1,)),
         ("RTRL", ej.rtrl(plain, LOSS), batch, (1,)),
         ("e-prop, names of lines", ej.eprop(named, LOSS, feedback="random"), both, (1, None)),
+        ("stack, i*f*", ej.by_paths(stack, LOSS, paths="i*f*", feedback="random"), both, (1, None)),
+        ("stack, (i|e)*f*", ej.by_paths(stack, LOSS, paths="(i|e)*f*"), units, (2,)),
+        ("stack, BPTT", ej.bptt(stack, LOSS), batch, (None,)),
     ]
     mesh, found = explicit(batch=2, units=4), {}
     xs, ys = (jax.random.normal(jax.random.key(1), (5, 4, k)) for k in (3, 2))
+    mask, resets = jax.random.bernoulli(jax.random.key(3), 0.7, (2, 5, 4))
+    said = {"mask": mask, "resets": ~resets}
     for name, rule, axes, chunks in cases:
         net = rule.spec.network
         params = jax.tree.map(lambda x: x.astype(float), jax.jit(net.init)(jax.random.key(0)))
@@ -151,8 +158,8 @@ def rules():
         for K in chunks:
             # An activity loss sees one chunk at a time; all else is the same for all chunks.
             like = K if rule.spec.activity_loss else None
-            wanted = ej.value_and_grad(rule, like, has_aux=True)(params, xs, ys)
-            got = ej.value_and_grad(over, K, has_aux=True)(placed, xs, ys)
+            wanted = ej.value_and_grad(rule, like, has_aux=True)(params, xs, ys, **said)
+            got = ej.value_and_grad(over, K, has_aux=True)(placed, xs, ys, **said)
             found[f"{name} {sorted(axes)} {K}"] = relative_error(got, wanted)
     return found
 

@@ -30,8 +30,7 @@ def stacks(draw):
     reads = draw(st.permutations(sorted(silent | set(draw(subset(range(depth)))))))
     width = lambda names: sum(n_in if k == "x" else sizes[k] for k in names)
     cells = [
-        MAKE[draw(st.sampled_from(KINDS))](width(names), size)
-        for names, size in zip(inputs, sizes)
+        MAKE[draw(st.sampled_from(KINDS))](width(names), size) for names, size in zip(inputs, sizes)
     ]
     readout = draw(st.sampled_from([ej.readouts.leaky, ej.readouts.linear]))
     return lay.Stack(tuple(cells), readout(width(reads), 2), inputs, tuple(reads))

@@ -1,8 +1,13 @@
 """Who knows whom: each room of the library imports only from those above it (CONTRIBUTING.md)."""
 
 import ast
+import functools
+import os
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -99,3 +104,49 @@ def test_what_is_called_long_is_there():
         file, *_, name = line.split("[")[0].split("::")
         source = (tests.parent / file).read_text()
         assert re.search(rf"def {name}\(", source) or name == "runTest", line
+
+
+WITHOUT = """
+import jax, jax.numpy as jnp
+import eprop_jax as ej
+from eprop_jax.cli.main import main
+from eprop_jax import cli, plotting, paper, transforms
+
+one = ej.Network(ej.cells.lif(2, 3), ej.readouts.leaky(3, 1))
+two = ej.Network([ej.cells.lif(2, 3), ej.cells.gru(3, 4)], ej.readouts.linear(4, 1))
+xs, ys = jnp.ones((5, 2, 2)), jnp.ones((5, 2, 1))
+for net, language in ((one, "i*"), (one, "(i|e)*"), (one, "i*(ei*)?"), (two, "i*f*")):
+    params = net.init(jax.random.key(0))
+    rule = ej.by_paths(net, ej.losses.squared_error, paths=language)
+    loss, grads = ej.value_and_grad(rule, chunk=2)(params, xs, ys)
+    print(float(loss), [round(float(jnp.sum(jnp.abs(g))), 4) for g in jax.tree.leaves(grads)])
+ej.compare({"some": rule}, params, xs, ys)
+assert main(["taxonomy"]) == 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["bptt", "eprop", "m_order", "rtrl", "by_influence"])
+def test_a_rule_is_one_file(file, tmp_path):
+    """Without it, and its lines in the table and the facade, all else runs, with the same numbers."""
+    shutil.copytree(ROOT, tmp_path / "eprop_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "eprop_jax/rules" / f"{file}.py").unlink()
+    for name in ("__init__.py", "rules/table.py"):
+        at = tmp_path / "eprop_jax" / name
+        lines = at.read_text().splitlines()
+        gone = re.compile(rf"rules\.{file}\b|^ .*\b{file}\.|^    \"{file}\",$")
+        kept = [line for line in lines if not gone.search(line)]
+        kept = [re.sub(rf"(import .*?)\b{file}\b(, )?", r"\1", line) for line in kept]
+        at.write_text("\n".join(line.rstrip(", ") if "import" in line else line for line in kept))
+
+    assert numbers(tmp_path) == numbers(ROOT.parent)
+
+
+@functools.cache
+def numbers(where):
+    env = {**os.environ, "PYTHONPATH": str(where), "JAX_ENABLE_X64": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], env=env, cwd=where, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

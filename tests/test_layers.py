@@ -298,13 +298,31 @@ def test_a_parameter_that_the_units_own_edges_would_have_to_carry_is_refused():
         )
 
 
+@pytest.mark.parametrize("readout", [ej.readouts.linear, ej.readouts.leaky])
+def test_the_report_says_what_the_traces_take(readout):
+    """All of a carry's bytes but the state's, by layer."""
+    stack = ej.Network([ej.cells.alif(2, 3), ej.cells.gru(3, 4)], readout(4, 2))
+    one = ej.Network(ej.cells.alif(2, 3), readout(3, 2))
+    of = lambda net: [ej.by_paths(net, LOSS, paths=x) for x in ("i*f*", "(i|e)*f*", "(i|f)*")]
+    for rule in (*of(stack), *of(one), ej.m_order_eprop(one, LOSS, order=3), ej.bptt(one, LOSS)):
+        params = rule.spec.network.init(jax.random.key(0))
+        found, carry = ej.paths.report(rule, params, batch=(5,)), rule.init(params, (5,))
+        held = sum(x.nbytes for x in jax.tree.leaves(carry._replace(state=())))
+        assert sum(x.trace_bytes for x in found.layers) + found.readout_bytes == held
+    # Under a leak the lower layer, whose paths climb, holds a γ for each of the two outputs beside its
+    # ε of two components (that of v is one for all units); without one, no γ at all.
+    params = stack.init(jax.random.key(0))
+    found = ej.paths.report(of(stack)[0], params, batch=5)
+    once = 5 * sum(w.nbytes for w in jax.tree.leaves(params["cell"][0]))
+    gammas = 2 if readout is ej.readouts.leaky else 0
+    assert (1 + gammas) * once < found.layers[0].trace_bytes < (2 + gammas) * once
+
+
 RULE = ej.by_paths(CHAIN, LOSS, paths="i*f*")
-MESH = ej.sharding.mesh(batch=1, units=1)
 A, B3, OUT = ej.cells.rnn(2, 3), ej.cells.rnn(3, 4), ej.readouts.linear(4, 1)
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: ej.sharding.parallel(RULE, MESH, batch="batch"), ("rule", "stack")),
     (lambda: hybrids.first_explicit_gradient(CHAIN, LOSS), ("net", "3 layers", "one cell")),
     (lambda: ej.equations.local_derivatives(CHAIN, chain_params(), XS[:, 0]), ("net", "one cell")),
     (lambda: ej.by_paths(CHAIN, LOSS, paths="i*g"), ("paths", "'g'", "index 2")),

@@ -122,7 +122,7 @@ def test_gradients_over_8_devices_are_those_of_one(checks):
 
 
 def test_every_rule_over_every_kind_of_mesh(checks):
-    assert len(checks()["rules"]) == 10
+    assert len(checks()["rules"]) == 14
     assert max(checks()["rules"].values()) < 1e-12, checks()["rules"]
 
 

@@ -18,11 +18,8 @@ from eprop_jax.network import cells, readouts
 from eprop_jax.network.types import Array, LearningRule, Network, PyTree
 from eprop_jax.paper import taxonomy
 from eprop_jax.rules import feedback
-from eprop_jax.rules.bptt import bptt
 from eprop_jax.rules.by_paths import by_paths
-from eprop_jax.rules.eprop import eprop
-from eprop_jax.rules.m_order import m_order_eprop
-from eprop_jax.rules.rtrl import rtrl
+from eprop_jax.rules.table import BY_NAME
 from eprop_jax.run import training
 
 CELLS = ("lif", "alif", "lsnn", "rnn", "leaky_rnn", "gru", "lstm")
@@ -225,17 +222,16 @@ def rule(s: Settings, net: Network) -> LearningRule:
     activity = None
     if s.rate_strength > 0 and s.cell in SPIKING:
         activity = losses.firing_rate(s.rate_hz / 1000, s.rate_strength)
-    if s.rule == "bptt":
-        return bptt(net, loss, activity_loss=activity)
-    if s.rule == "rtrl":
-        return rtrl(net, loss, activity_loss=activity)
+    if s.rule in EXACT:
+        return BY_NAME[s.rule](net, loss, activity_loss=activity)
     if s.rule == "m-order":
-        return m_order_eprop(net, loss, order=s.order, feedback=s.feedback, activity_loss=activity)
+        of = functools.partial(BY_NAME[s.rule], order=s.order)
+        return of(net, loss, feedback=s.feedback, activity_loss=activity)
     # The read-out's gradient is exact under every rule; this one is a rule of every network.
     language = "i*f*" if s.rule == "frozen" else naming.language(s.rule)
     if language is not None:
         return by_paths(net, loss, paths=language, feedback=s.feedback, activity_loss=activity)
-    return eprop(net, loss, feedback=s.feedback, activity_loss=activity)
+    return BY_NAME["eprop"](net, loss, feedback=s.feedback, activity_loss=activity)
 
 
 def optimizer(s: Settings, learning_rate: Any = None) -> optax.GradientTransformation:

@@ -32,24 +32,24 @@ from eprop_jax.network.types import Array, Cell, Maybe, PyTree
 Which = tuple[int | None, ...]
 
 
-class Moves(NamedTuple):
-    """One co-state's moves to others, by their place in the part; None where there is no move."""
+class Onward(NamedTuple):
+    """The co-states to which one leads, by their place in the part; None: that edge is not taken."""
 
     i: int | None
     e: int | None
     s: int | None
 
 
-LOCAL = (Moves(0, None, None),)
+LOCAL = (Onward(0, None, None),)
 """paths without a jump"""
-EVERY = (Moves(0, 0, 0),)
+EVERY = (Onward(0, 0, 0),)
 """all paths"""
 
 
-def chain(m: int) -> tuple[Moves, ...]:
+def chain(m: int) -> tuple[Onward, ...]:
     """At most m − 1 jumps: co-state q has m − 1 − q of them left."""
     after = lambda q: q + 1 if q + 1 < m else None
-    return tuple(Moves(q, after(q), after(q)) for q in range(m))
+    return tuple(Onward(q, after(q), after(q)) for q in range(m))
 
 
 class Source(NamedTuple):
@@ -64,7 +64,7 @@ class Source(NamedTuple):
 class Part(NamedTuple):
     """Co-states of a layer, S of them: arrays are [S, *lead, B, n]."""
 
-    moves: tuple[Moves, ...]
+    moves: tuple[Onward, ...]
     sources: tuple[Source, ...] = ()
     enters: tuple[tuple[int, ...], ...] = ()
     """of each co-state: which sources reach its ∂̃h (none: left out)"""
@@ -225,7 +225,7 @@ def cut(
     return [of_part(*each) for each in zip(parts, laters)]
 
 
-def jumps_of(cell: Cell, p: dict, moves: tuple[Moves, ...]) -> Callable[[CoState], Maybe]:
+def jumps_of(cell: Cell, p: dict, moves: tuple[Onward, ...]) -> Callable[[CoState], Maybe]:
     """∂̃a^{t+1} of all co-states -> Σ_k w_jk ∂̃a_k^{t+1} of each one's q·e, which arrives at ∂̃h^t. The
     product is taken only for the co-states that some e leads to, w_jj alone for those that s does."""
     w_rec, gates = unitwise.as_gates(p.get("w_rec", {})), unitwise.gate_names(p)

@@ -157,6 +157,16 @@ def of_influence(spec: RuleSpec, influence: Influence | None) -> LearningRule:
     return build(spec._replace(influence=influence), begun, chunks.gradient(influence))
 
 
+def carry_of(rule: LearningRule, params: PyTree, batch: tuple[int, ...]) -> Any:
+    """The shapes of a rule's carry; of a rule that reads B, whether or not it stands in `params`."""
+    spec = rule.spec
+    if spec is not None and spec.feedback != "symmetric" and "feedback" not in params:
+        like, dtype = feedback_like(spec.network), jax.tree.leaves(params)[0].dtype
+        B = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), like)
+        params = {**params, "feedback": B}
+    return jax.eval_shape(lambda p: rule.init(p, batch), params)
+
+
 def without_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> Carry:
     """The carry of a rule that keeps nothing but the network's state."""
     return Carry(state)
@@ -216,11 +226,11 @@ def _try_unit(net: Network, params: dict) -> None:
         functions.unit_functions(layer, jax.tree.map(scalar, c), drive, values)
         J = jac.structure(layer, p, c)
         lines = dict.fromkeys(("w_in", "w_rec", "w_out"))
-        for (path, _), source in zip(
-            jax.tree.leaves_with_path(p), tr.sources(p, J, lines), strict=True
+        for (path, _), entry in zip(
+            jax.tree.leaves_with_path(p), tr.entries(p, J, lines), strict=True
         ):
-            alive = tr.reached(J, source, "w_rec" in p)
-            if source.xi is None and all(J.psi[c] is None for c in alive):
+            alive = tr.reached(J, entry, "w_rec" in p)
+            if entry.xi is None and all(J.psi[c] is None for c in alive):
                 raise ValueError(
                     f"params{name}{jax.tree_util.keystr(path)}: the output's derivative with "
                     "respect to it is zero whatever the values are (dynamics or output does not "

@@ -87,19 +87,19 @@ def moment(spec: RuleSpec, params: dict, t: Instant, filtered: bool) -> Moment:
     d, d_out = jac.operators(J), jac.operators(J_out)
     w_rec = unitwise.as_gates(p.get("w_rec", {}))
     spread, to_signal = signals.signal(params, spec.feedback, filtered)
-    sources = tr.sources(p, J, {"w_in": t.x, "w_rec": t.heard})
+    entries = tr.entries(p, J, {"w_in": t.x, "w_rec": t.heard})
     no_loss: tuple = (None,) * len(J.D)
     return Moment(
         d.dc_dc,
         d.dc_da @ Synapses(tuple(w_rec.get(g) for g in unitwise.gate_names(p))),
-        tr.entering(sources),
+        tr.entering(entries),
         d.dh_dc,
-        Local(tuple((source.xi,) for source in sources)),
+        Local(tuple((entry.xi,) for entry in entries)),
         PerUnit((psi_tm1,)),
         Local(tuple((xi,) for xi in xi_tm1)),
         d_out.dc_dc,
         d_out.dc_da @ Synapses((spread.T,)),
-        tr.entering(tr.sources(p_out, J_out, {"w_out": t.h})),
+        tr.entering(tr.entries(p_out, J_out, {"w_out": t.h})),
         Covector((t.dL_dy,)),
         to_signal(t.dL_dy),
         Covector((t.dL_dh,)),

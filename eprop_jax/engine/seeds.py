@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, signals
-from eprop_jax.engine.adjoint import LOCAL, Moves, Part, Reached, Source, sweep
+from eprop_jax.engine.adjoint import LOCAL, Onward, Part, Reached, Source, sweep
 from eprop_jax.engine.operators import each, total
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Path
@@ -53,7 +53,7 @@ def y_part(spec: RuleSpec, final: Reached, spread: Array) -> Part:
     return everywhere(spec.moves, Source(final.da[unitwise.ONE_DRIVE], to_dh))
 
 
-def everywhere(moves: tuple[Moves, ...], source: Source) -> Part:
+def everywhere(moves: tuple[Onward, ...], source: Source) -> Part:
     """Paths may end after any number of jumps that they may take."""
     return Part(moves, (source,), ((0,),) * len(moves), ends=(True,) * len(moves))
 
@@ -69,7 +69,7 @@ def unit_parts(cell: Cell, c: Any) -> list[Part]:
     return [part(r) for r in range(len(parts))]
 
 
-def end_part(moves: tuple[Moves, ...], c: Any) -> Part:
+def end_part(moves: tuple[Onward, ...], c: Any) -> Part:
     """Every component of c^K at every unit r, as one leading axis of d · n (components outermost),
     where no further jump may be taken: of a chain of m co-states, number q is of the paths with exactly
     m − 1 − q jumps."""

@@ -21,7 +21,7 @@ from eprop_jax.network import unitwise
 from eprop_jax.network.types import Cell, Maybe, PyTree
 
 
-class Source(NamedTuple):
+class Entry(NamedTuple):
     """Where a parameter leaf enters: ∂c_j^t/∂w_ij = b_j pre_i, and ∂h_j^t/∂w_ij = xi_j (θ only)."""
 
     pre: Maybe
@@ -31,33 +31,33 @@ class Source(NamedTuple):
     xi: Maybe
 
 
-def sources(params: dict, blocks: jac.Blocks, lines: Mapping) -> list[Source]:
-    """One Source a leaf of a layer's parameters, in the leaves' order."""
+def entries(params: dict, blocks: jac.Blocks, lines: Mapping) -> list[Entry]:
+    """One Entry a leaf of a layer's parameters, in the leaves' order."""
 
-    def source(path, _):
+    def entry(path, _):
         line = path[0].key
         if line == "theta":
             name = path[1].key
-            return Source(None, tuple(row[name] for row in blocks.Theta), blocks.Xi[name])
+            return Entry(None, tuple(row[name] for row in blocks.Theta), blocks.Xi[name])
         gate = gate_of(path)
-        return Source(lines.get(line), tuple(row[gate] for row in blocks.B), None)
+        return Entry(lines.get(line), tuple(row[gate] for row in blocks.B), None)
 
-    return [source(path, leaf) for path, leaf in jax.tree.leaves_with_path(params)]
+    return [entry(path, leaf) for path, leaf in jax.tree.leaves_with_path(params)]
 
 
 def gate_of(path) -> str:
     return path[1].key if len(path) > 1 else unitwise.ONE_DRIVE
 
 
-def entering(sources: list[Source]) -> Local:
+def entering(entries: list[Entry]) -> Local:
     """∂c_j^t/∂w_ij of each leaf, by component."""
-    return Local(tuple(tuple(direct(s, r) for r in range(len(s.b))) for s in sources))
+    return Local(tuple(tuple(direct(s, r) for r in range(len(s.b))) for s in entries))
 
 
-def direct(source: Source, r: int) -> Maybe:
+def direct(entry: Entry, r: int) -> Maybe:
     """∂c_r^t/∂w_ij: [B, i, j] or [B, j]."""
-    b = source.b[r]
-    return b if b is None or source.pre is None else source.pre[..., :, None] * b[..., None, :]
+    b = entry.b[r]
+    return b if b is None or entry.pre is None else entry.pre[..., :, None] * b[..., None, :]
 
 
 # -- trees as users see them, lists as the recursions do -------------------------------------------
@@ -77,9 +77,9 @@ def zeros(
     dtype = unitwise.floats(c)[0].dtype
     shared = set() if jumps else jac.shared_positions(cell, c)
 
-    def leaf(path, p, source):
+    def leaf(path, p, entry):
         line = path[0].key
-        alive = reached(blocks, source, "w_rec" in params and jumps)
+        alive = reached(blocks, entry, "w_rec" in params and jumps)
         narrow = {r: line != "theta" and r in shared for r in alive}
         lead = (batch,) if ends is None else (batch, ends)
         return tuple(
@@ -89,17 +89,17 @@ def zeros(
             for r in range(len(blocks.D))
         )
 
-    pairs = zip(jax.tree.leaves_with_path(params), sources(params, blocks, {}))
-    return pack(params, c, [leaf(path, p, source) for (path, p), source in pairs])
+    pairs = zip(jax.tree.leaves_with_path(params), entries(params, blocks, {}))
+    return pack(params, c, [leaf(path, p, entry) for (path, p), entry in pairs])
 
 
-def reached(blocks: jac.Blocks, source: Source, jumps: bool) -> set[int]:
+def reached(blocks: jac.Blocks, entry: Entry, jumps: bool) -> set[int]:
     """The components that a parameter can reach, through D and, with `jumps`, through h."""
     d = range(len(blocks.D))
-    alive = {r for r in d if source.b[r] is not None}
+    alive = {r for r in d if entry.b[r] is not None}
     for _ in d:
         alive |= {r for r in d if any(blocks.D[r][c] is not None for c in alive)}
-        if jumps and (source.xi is not None or any(blocks.psi[c] is not None for c in alive)):
+        if jumps and (entry.xi is not None or any(blocks.psi[c] is not None for c in alive)):
             alive |= {r for r in d if any(b is not None for b in blocks.B[r].values())}
     return alive
 

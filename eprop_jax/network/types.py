@@ -317,7 +317,7 @@ class RuleSpec(NamedTuple):
     axis and in the compute dtype. `keep`: advance the traces. A rule's own, which `ej.sharding` runs
     elsewhere."""
     moves: tuple = ()
-    """the co-states of its adjoint (`engine.adjoint.Moves`), where the engine of one layer runs it"""
+    """the co-states of its adjoint (`engine.adjoint.Onward`), where the engine of one layer runs it"""
     influence: Any = None
     """how its traces are held and moved (`engine.influence.Influence`), where they are its own"""
     costates: Callable | None = None

@@ -32,7 +32,7 @@ from eprop_jax.engine import definition, layers, objective
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import paths as languages
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import LearningRule, PyTree, RuleSpec, by_layer, feedback_like
+from eprop_jax.network.types import LearningRule, PyTree, RuleSpec, by_layer
 from eprop_jax.paper import kept
 
 KINDS = (
@@ -361,14 +361,7 @@ def _read(
 
 def _carried(rule: LearningRule, params: PyTree) -> tuple[str, ...]:
     """What the rule's carry holds beside the state."""
-    spec = rule.spec
-    if spec is not None and spec.feedback != "symmetric":
-        dtype = jax.tree.leaves(params)[0].dtype
-        B = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, dtype), feedback_like(spec.network)
-        )
-        params = {**params, "feedback": B}
-    carry = jax.eval_shape(lambda p: rule.init(p, ()), params)
+    carry = definition.carry_of(rule, params, ())
     return tuple(f for f in carry._fields[1:] if jax.tree.leaves(getattr(carry, f)))
 
 

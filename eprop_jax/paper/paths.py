@@ -59,6 +59,8 @@ class LayerReport(NamedTuple):
     """the parameters from which no kept path leads to the loss; a rule of such refuses to run"""
     exact: bool
     """is the gradient of this layer that of the loss, for sequences of any length?"""
+    trace_bytes: int | None
+    """bytes of the traces of its parameters, of the whole batch; None: the rule refuses to run"""
 
 
 class Report(NamedTuple):
@@ -69,35 +71,45 @@ class Report(NamedTuple):
     states: int
     """co-states of the adjoint sweep: what whole sequences cost, in sweeps of one layer"""
     layers: tuple[LayerReport, ...]
+    readout_bytes: int | None
+    """bytes of the traces of the read-out's own parameters"""
 
     def __str__(self) -> str:
-        head = ("layer", "", "ends at", "keeps", "drops", "exact")
+        head = ("layer", "", "ends at", "keeps", "drops", "exact", "traces")
         rows: list[tuple] = [head]
         for x in self.layers:
             lost = [f"no path from {name}" for name in x.unconnected]
             columns = [x.heard or ("–",), x.kept or ("–",), (*lost, *x.dropped) or ("nothing",)]
             for k in range(max(map(len, columns))):
                 own = (x.layer, x.cell) if k == 0 else ("", "")
-                exact = ("yes" if x.exact else "no") if k == 0 else ""
-                rows.append((*own, *(c[k] if k < len(c) else "" for c in columns), exact))
-        return f"{self.rule}: {self.language}, {self.states} co-states\n{taxonomy.table(rows)}"
+                exact = ("yes" if x.exact else "no", bytes_(x.trace_bytes)) if k == 0 else ("", "")
+                rows.append((*own, *(c[k] if k < len(c) else "" for c in columns), *exact))
+        rows.append(("", "read-out", "", "", "", "yes", bytes_(self.readout_bytes)))
+        head = f"{self.rule}: {self.language}, {self.states} co-states"
+        return f"{head}\n{taxonomy.table(rows, right=(6,))}"
 
     __repr__ = __str__
 
 
-def report(rule: LearningRule, params: PyTree) -> Report:
-    """Which paths a rule keeps on its network, layer by layer: of the structure, not of values.
+def bytes_(size: int | None) -> str:
+    return "–" if size is None else f"{size:,} B"
+
+
+def report(rule: LearningRule, params: PyTree, batch: int | tuple[int, ...] = ()) -> Report:
+    """Which paths a rule keeps on its network, layer by layer, and what its traces take: of the
+    structure, not of values.
 
     Args:
       rule: one of the library's rules.
       params: its parameters, or their shapes (`jax.eval_shape`).
+      batch: the batch of which the traces are.
 
     Returns:
-      A `Report`.
+      A `Report`. Whole sequences take none of its traces.
 
     Raises:
-      TypeError, ValueError: for what is none of the library's rules, or parameters of another
-        network.
+      TypeError, ValueError: for what is none of the library's rules, a rule whose paths no language
+        tells, or parameters of another network.
 
     >>> import jax, eprop_jax as ej
     >>> net = ej.Network([ej.cells.lif(3, 6), ej.cells.lif(6, 5)], ej.readouts.linear(5, 2))
@@ -107,12 +119,13 @@ def report(rule: LearningRule, params: PyTree) -> Report:
     ('no e', 'after f no i, in layer 1', 'after f no e, in layer 1')
     >>> print(found)
     paths i*f*: i*f*, 3 co-states
-    layer              ends at   keeps         drops                     exact
-    ──────────────────────────────────────────────────────────────────────────
-    0      lif 3 -> 6  –         i             no e                      no
+    layer              ends at   keeps         drops                     exact  traces
+    ──────────────────────────────────────────────────────────────────────────────────
+    0      lif 3 -> 6  –         i             no e                      no       40 B
                                  f to layer 1  after f no i, in layer 1
                                                after f no e, in layer 1
-    1      lif 6 -> 5  read-out  i             no e                      no
+    1      lif 6 -> 5  read-out  i             no e                      no       48 B
+           read-out                                                      yes       0 B
     """
     spec = definition.of_library("rule", rule)
     net = spec.network
@@ -123,6 +136,7 @@ def report(rule: LearningRule, params: PyTree) -> Report:
     lost, heard = layers.unconnected(spec, params), layers.heard(spec)
     cut = dropped(automaton, wiring)
     nodes = layers.costates(spec, params)
+    of_layers, of_readout = trace_bytes(rule, params, checks.batch(batch), bool(lost))
 
     def of_layer(l: int) -> LayerReport:
         missing = words([x for x in cut if x.start == l], wiring)
@@ -131,11 +145,33 @@ def report(rule: LearningRule, params: PyTree) -> Report:
         unconnected = tuple(name for k, name in lost if k == l)
         exact = not missing and not unconnected
         return LayerReport(
-            l, str(net.cells[l]), heard[l], kept(nodes, l), missing, unconnected, exact
+            l,
+            str(net.cells[l]),
+            heard[l],
+            kept(nodes, l),
+            missing,
+            unconnected,
+            exact,
+            of_layers[l],
         )
 
     found = tuple(map(of_layer, range(len(net.cells))))
-    return Report(spec.name, language, len(nodes), found)
+    return Report(spec.name, language, len(nodes), found, of_readout)
+
+
+def trace_bytes(
+    rule: LearningRule, params: PyTree, batch: tuple[int, ...], refused: bool
+) -> tuple[list[int | None], int | None]:
+    """Of the parameters of each layer, and of the read-out's own."""
+    n_layers = len(rule.spec.network.cells)
+    if refused:
+        return [None] * n_layers, None
+    carry = definition.carry_of(rule, params, batch)
+    size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    own = size(getattr(getattr(carry, "gamma", ()), "readout", ()))
+    if isinstance(carry, layers.PathsCarry):
+        return list(map(size, layers.of_each_layer(carry))), own
+    return [size(carry._replace(state=())) - own] * n_layers, own  # of a stack, BPTT's: none
 
 
 def kept(nodes: tuple, start: int) -> tuple[str, ...]:

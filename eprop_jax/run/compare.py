@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from eprop_jax import checks
 from eprop_jax.network.types import Array, LearningRule, PyTree, RuleSpec
 from eprop_jax.network.units import wide
-from eprop_jax.rules.bptt import bptt
+from eprop_jax.rules.by_paths import by_paths
 from eprop_jax.run.sequence import value_and_grad
 
 
@@ -96,10 +96,11 @@ def fidelity(g: PyTree, reference: PyTree) -> Fidelity:
 
 
 def exact(spec: RuleSpec) -> LearningRule:
-    """BPTT of a rule's own network and losses."""
-    return bptt(
-        spec.network, spec.loss, activity_loss=spec.activity_loss, state_loss=spec.state_loss
-    )
+    """All paths, of a rule's own network and losses."""
+    return by_paths(
+        spec.network, spec.loss, paths="(i|e|f)*",
+        activity_loss=spec.activity_loss, state_loss=spec.state_loss,
+    )  # fmt: skip
 
 
 def compare(

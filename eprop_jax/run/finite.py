@@ -142,7 +142,9 @@ def _first_loss(spec: RuleSpec, params: dict, xs: Array, ys: PyTree) -> int | No
         target, counts = target
         return jnp.where(counts, jnp.sum(spec.loss(y, target)), jnp.zeros((), y.dtype))
 
-    whole = definition.build(spec._replace(loss=loss), lambda *_: {}, spec.gradient).whole
+    whole = definition.build(
+        spec._replace(loss=loss), definition.without_traces, spec.gradient
+    ).whole
     T = xs.shape[0]
 
     def finite(t):

@@ -79,9 +79,9 @@ def parallel(
         one whose axes are of the explicit kind (as `jax.make_mesh` gives) the devices are taken,
         with axes of the automatic kind, as `ej.sharding.mesh` gives: results lie there.
       batch: the mesh axis over which the first batch axis is split.
-      units: the mesh axis over which postsynaptic units are split. E-prop and BPTT, and every
-        rule's whole sequence, run as written above; `step` of RTRL and of m-order e-prop is left
-        to XLA's partitioner, with each trace kept beside its synapse.
+      units: the mesh axis over which postsynaptic units are split. On one layer e-prop and BPTT, and
+        every rule's whole sequence, run as written above; `step` of RTRL and of m-order e-prop, and
+        of a stack all, is left to XLA's partitioner, with each trace kept beside its synapse.
 
     Returns:
       A `LearningRule`, for `ej.value_and_grad`, `ej.online` or a loop of your own. Parameters and
@@ -108,15 +108,19 @@ def parallel(
     {'bias': (2,), 'w_out': (4, 2)}
     """
     spec = definition.of_library("rule", rule)
-    checks.one_layer("rule", spec.network)
     mesh = _automatic(mesh, batch=batch, units=units)
     if batch is None and units is None:
         raise ValueError(
             "batch, units: got neither, wanted the name of a mesh axis for one or both"
         )
     net, known = spec.network, {}
-    _divides(mesh, "units", units, net.cell.n_units, "the network's n_units")
-    by_unit = units is None or spec.moves == LOCAL or spec.name == "BPTT"
+    for cell in net.cells:
+        _divides(mesh, "units", units, cell.n_units, "the network's n_units")
+    whole_by_unit = units is None or not net.stacked
+    step_by_unit = whole_by_unit and (units is None or spec.moves == LOCAL or spec.name == "BPTT")
+
+    put = lambda tree, specs: jax.lax.with_sharding_constraint(tree, _named(mesh, specs))
+    _, of_step, of_whole = derivative.programs(rule)
 
     def own(params, carry, xs, ys, steps, keep, by_xs, window=None):
         """On one device: its own units and examples."""
@@ -150,12 +154,16 @@ def parallel(
 
     def partitioned(params, carry, xs, ys, steps):
         """What stands where, before and after; the rest is XLA's."""
-        put = lambda tree, specs: jax.lax.with_sharding_constraint(tree, _named(mesh, specs))
         p, c, b = _params(params, units), _carry(carry, net, batch, units), P(None, batch)
-        ys, steps = jax.tree.map(lambda y: put(y, b), (ys, steps))
-        _, of_rule, _ = derivative.programs(rule)
-        carry, out, dL_dxs = of_rule(put(params, p), put(carry, c), put(xs, b), ys, steps)
+        xs, ys, steps = jax.tree.map(lambda x: put(x, b), (xs, ys, steps))
+        carry, out, dL_dxs = of_step(put(params, p), put(carry, c), xs, ys, steps)
         return put(carry, c), out._replace(grads=put(out.grads, p)), dL_dxs
+
+    def partitioned_whole(params, xs, ys, steps, window):
+        p, b = _params(params, units), P(None, batch)
+        xs, ys, steps = jax.tree.map(lambda x: put(x, b), (xs, ys, steps))
+        out, dL_dxs = of_whole(put(params, p), xs, ys, steps, window)
+        return out._replace(grads=put(out.grads, p)), dL_dxs
 
     def init(params, batch_shape=()) -> Any:
         _refuse_context()
@@ -180,11 +188,13 @@ def parallel(
         _divides_batch(mesh, batch, xs.shape[1:-1], "xs")
 
     def step(params, carry, xs, ys, steps=NO_STEPS):
-        if not by_unit:
+        if not step_by_unit:
             return partitioned(params, carry, xs, ys, steps)
         return local(params, carry, xs, ys, steps, True)
 
     def whole(params, xs, ys, steps=NO_STEPS, window=None):
+        if not whole_by_unit:
+            return partitioned_whole(params, xs, ys, steps, window)
         carry = Carry(forward.init_state(net, params, xs.shape[1:-1]))
         return local(params, carry, xs, ys, steps, False, window)[1:]
 
@@ -263,6 +273,7 @@ def _own_units(net: Network, mesh: Mesh, axis: str) -> Network:
     mask = net.cell.connectivity
     cell = net.cell._replace(
         n_units=n,
+        initial_state=lambda p, batch: jax.tree.map(own, net.cell.initial_state(p, batch)),
         constants={
             k: v if jnp.ndim(v) == 0 else own(jnp.asarray(v)) for k, v in net.cell.constants.items()
         },
@@ -288,9 +299,10 @@ def _params(params: PyTree, units: str | None) -> PyTree:
 
 def _carry(carry: Any, net: Network, batch: str | None, units: str | None) -> Any:
     """The same for states and traces. A trace of a shared component is one for all units."""
+    sizes = {cell.n_units for cell in net.cells}
 
     def by_unit(x):
-        return _spec(x.ndim, batch, units if x.shape[-1] == net.cell.n_units else None)
+        return _spec(x.ndim, batch, units if x.shape[-1] in sizes else None)
 
     def of_readout(path, x):
         from_units = path[0].key == "w_out"

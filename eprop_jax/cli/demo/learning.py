@@ -23,11 +23,11 @@ from eprop_jax.cli.demo.setups import (
     presenter,
     setup,
 )
+from eprop_jax.engine import paths
 from eprop_jax.network.types import Array, LearningRule, Network, PyTree
 from eprop_jax.paper import taxonomy
 from eprop_jax.rules import feedback
-from eprop_jax.rules.bptt import bptt
-from eprop_jax.rules.m_order import m_order_eprop
+from eprop_jax.rules.by_paths import by_paths
 from eprop_jax.run import training
 from eprop_jax.run.compare import Fidelity, fidelity
 from eprop_jax.run.sequence import value_and_grad
@@ -156,12 +156,11 @@ def trainer(method: Method, optimizer: optax.GradientTransformation, present: Ca
 
 def tester(s: Setup, images: np.ndarray, labels: np.ndarray) -> Callable[[PyTree], Array]:
     """params [seeds, …] -> accuracy [seeds] on these digits, from the last row's mean output."""
-    forward = value_and_grad(bptt(s.net, LOSS), has_aux=True)  # the unused gradient is cut away
     xs, ys = presenter(s, images, labels)(jnp.arange(len(labels)))
 
     def accuracy(params):
-        (_, aux), _ = forward({k: params[k] for k in ("cell", "readout")}, xs, ys)
-        logits = jnp.sum(aux.outputs * ys[1][..., None].astype(aux.outputs.dtype), 0)
+        outputs = s.net.apply({k: params[k] for k in ("cell", "readout")}, xs).outputs
+        logits = jnp.sum(outputs * ys[1][..., None].astype(outputs.dtype), 0)
         return jnp.mean((jnp.argmax(logits, -1) == ys[0][0]).astype(logits.dtype))
 
     return jax.jit(jax.vmap(accuracy))
@@ -177,7 +176,7 @@ class Probe:
     def fidelity(self, rule: LearningRule, params: PyTree) -> Fidelity:
         """params [seeds, …] -> `Fidelity` of the cell's gradient, each field [seeds]."""
         given = {k: params[k] for k in ("cell", "readout")}
-        exact = self.gradient(bptt(self.net, LOSS), given)
+        exact = self.gradient(by_paths(self.net, LOSS, paths="(i|e|f)*"), given)
         given = params if reads_feedback(rule) else given
         return jax.tree.map(np.asarray, _fidelity(self.gradient(rule, given), exact))
 
@@ -310,7 +309,7 @@ def by_order(s: Setup, start: PyTree, end: PyTree, probe: Probe) -> OrderFidelit
 
     def at(params):
         params = {k: params[k] for k in ("cell", "readout")}
-        rules = [m_order_eprop(s.net, LOSS, order=m) for m in s.orders]
+        rules = [by_paths(s.net, LOSS, paths=paths.order(m)) for m in s.orders]
         return jax.tree.map(lambda *x: np.stack(x, 1), *(probe.fidelity(r, params) for r in rules))
 
     return OrderFidelity(s.orders, at(start), at(end))

@@ -12,7 +12,7 @@ from eprop_jax.cli.demo.setups import LOSS, Setup, presenter
 from eprop_jax.engine import jacobians
 from eprop_jax.network import readouts
 from eprop_jax.network.types import Network, PyTree, by_layer
-from eprop_jax.rules.eprop import eprop
+from eprop_jax.rules.table import BY_NAME
 
 
 class Recording(NamedTuple):
@@ -57,7 +57,7 @@ def record(s: Setup, params: PyTree, images: np.ndarray, labels: np.ndarray) -> 
     xs, ys = presenter(s, images, labels)(jnp.arange(len(labels)))
     _, h, _ = s.net.apply({k: params[k] for k in ("cell", "readout")}, xs)
     alone = Network(cell, readouts.linear(n, s.net.readout.n_out))
-    rule, params = eprop(alone, LOSS), {**alone.init(jax.random.key(0)), "cell": p}
+    rule, params = BY_NAME["eprop"](alone, LOSS), {**alone.init(jax.random.key(0)), "cell": p}
 
     def step(carry, now):
         carry, _ = rule.step(params, carry, *jax.tree.map(lambda x: x[None], now))

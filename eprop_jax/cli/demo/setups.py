@@ -14,11 +14,8 @@ from eprop_jax.cli import naming
 from eprop_jax.network import cells, readouts
 from eprop_jax.network.types import Array, LearningRule, Network
 from eprop_jax.paper import taxonomy
-from eprop_jax.rules.bptt import bptt
 from eprop_jax.rules.by_paths import by_paths
-from eprop_jax.rules.eprop import eprop
-from eprop_jax.rules.m_order import m_order_eprop
-from eprop_jax.rules.rtrl import rtrl
+from eprop_jax.rules.table import BY_NAME
 from eprop_jax.tasks import CLASSES, COLUMNS, row_by_row
 
 LOSS = losses.masked(losses.softmax_cross_entropy)
@@ -130,17 +127,19 @@ def methods(
             return [Method(key, naming.of_language(key), by_paths(net, LOSS, paths=language), both)]
         if key == "m-order":
             return [
-                Method(key, f"e-prop, order {m}", m_order_eprop(net, LOSS, order=m), both, m)
+                Method(key, f"e-prop, order {m}", BY_NAME[key](net, LOSS, order=m), both, m)
                 for m in orders
             ]
         if key in ("bptt", "rtrl"):
-            return [Method(key, key.upper(), {"bptt": bptt, "rtrl": rtrl}[key](net, LOSS), both)]
+            return [Method(key, key.upper(), BY_NAME[key](net, LOSS), both)]
         if key == "frozen":  # the read-out's gradient is exact under every rule
             rule = by_paths(net, LOSS, paths="i*f*")
             return [Method(key, naming.all_frozen(len(net.cells)), rule, ("readout",))]
         kind = {"eprop": "symmetric", "random": "random", "adaptive": "adaptive"}[key]
         trains = (*both, "feedback") if key == "adaptive" else both
-        return [Method(key, f"e-prop, {kind}", eprop(net, LOSS, feedback=kind), trains, 1)]
+        return [
+            Method(key, f"e-prop, {kind}", BY_NAME["eprop"](net, LOSS, feedback=kind), trains, 1)
+        ]
 
     def held(method: Method) -> Method:
         if not freeze or "cell" not in method.trains:

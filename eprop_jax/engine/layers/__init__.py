@@ -9,7 +9,17 @@ from eprop_jax.engine.layers.connected import (
     unconnected,
     wiring,
 )
-from eprop_jax.engine.layers.plan import sizes
+from eprop_jax.engine.layers.plan import PathsCarry, of_each_layer, sizes
 from eprop_jax.engine.layers.rule import of_layers
 
-__all__ = ["costates", "heard", "of_layers", "sizes", "structures", "unconnected", "wiring"]
+__all__ = [
+    "PathsCarry",
+    "costates",
+    "heard",
+    "of_each_layer",
+    "of_layers",
+    "sizes",
+    "structures",
+    "unconnected",
+    "wiring",
+]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import paths
-from eprop_jax.engine.adjoint import Moves, Part, Source, Swept, still, sweep
+from eprop_jax.engine.adjoint import Onward, Part, Source, Swept, still, sweep
 from eprop_jax.engine.layers import connected
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Run, rows
@@ -133,7 +133,7 @@ def part_of(
     def moves(q):
         node = nodes[q]
         to = lambda r: place.get(r)
-        return Moves(to(node.i), to(node.e), to(node.s if has_s else node.e))
+        return Onward(to(node.i), to(node.e), to(node.s if has_s else node.e))
 
     def enters(q):
         ends = tuple(range(n_own)) if nodes[q].ends else ()

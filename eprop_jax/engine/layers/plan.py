@@ -123,6 +123,12 @@ def sizes(carry: PathsCarry) -> tuple[int, list[tuple[int, int]]]:
     return local, [(jax.tree.leaves(trace)[0].shape[at], count(trace)) for trace in ends]
 
 
+def of_each_layer(carry: PathsCarry) -> list[Any]:
+    """The traces of each layer's parameters."""
+    of_gamma = getattr(carry.gamma, "cell", ((),) * len(carry.epsilon))
+    return list(zip(carry.epsilon, carry.alpha, of_gamma))
+
+
 def traces(p: Plan, spec: RuleSpec, params: PyTree, state: State, batch: int) -> PathsCarry:
     """ε = α = γ = 0: no path has started."""
     net, cells, c = (
