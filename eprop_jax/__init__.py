@@ -13,6 +13,8 @@ from eprop_jax.rules.by_paths import by_paths
 from eprop_jax.rules.eprop import eprop
 from eprop_jax.rules.m_order import m_order_eprop
 from eprop_jax.rules.rtrl import rtrl
+from eprop_jax.rules.snap import snap
+from eprop_jax.rules.uoro import uoro
 from eprop_jax.run import checkpoints, training
 from eprop_jax.run.compare import compare, fidelity
 from eprop_jax.run.cost import cost
@@ -58,9 +60,11 @@ __all__ = [
     "readouts",
     "rtrl",
     "sharding",
+    "snap",
     "surrogates",
     "tasks",
     "train",
     "training",
+    "uoro",
     "value_and_grad",
 ]

@@ -47,6 +47,8 @@ GROUPS = {
     "training": "test_training.py -k loop_one or batches or random_feedback or fit_pauses or accuracy",
     "online": "test_online.py",
     "checkpoints": "test_checkpoints.py test_folders.py",
+    "influence": "test_influence.py -k (ones_own and lif and random) or start_afresh or activity",
+    "beyond": "test_beyond_paths.py -k entries or mean or snap_1 or chunks",
     "layers": "test_layers.py -k step_calls",
     "graph": "test_graph.py",
     "commands": "test_runs.py -k of_a_stack and not resumed",
@@ -64,6 +66,15 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    # rules by their own equations, and those beyond paths
+    Mutant("influence", "engine/influence.py", "S = begun(influence, at, S, resets_t)", "pass"),
+    Mutant("influence", "engine/influence.py", "jax.tree.map(jnp.add, grads, found)", "found"),
+    Mutant("influence", "engine/operators.py", "else b * along(w, b, 0)", "else along(w, b, 0)"),
+    Mutant("beyond", "engine/operators.py", "there[:, None] & there[None]", "there[:, None]"),
+    Mutant("beyond", "rules/snap.py", "range(min(hops, n - 1))", "range(min(hops + 1, n - 1))"),
+    Mutant("beyond", "rules/uoro.py", "x_h = x_h + d.dy_dh.T @ x_y", "x_h = x_h"),
+    Mutant("beyond", "rules/uoro.py", "(scaled(along, w) + direct).summed()", "direct.summed()"),
+    Mutant("beyond", "rules/uoro.py", "scaled(1 / rho_1, nuF)", "scaled(rho_1, nuF)"),
     # the graph of a rule, and its picture
     Mutant("graph", "paper/kept.py", "or automaton.accepting[q] else None", "else None"),
     Mutant("graph", "paper/kept.py", "if r in live}", "}"),

@@ -12,4 +12,5 @@ slow = pytest.mark.slow
 
 def quick(cases, *kept):
     """Parameters of which all but `kept` are marked slow."""
-    return [case if case in kept else pytest.param(case, marks=slow) for case in cases]
+    values = lambda case: case if isinstance(case, tuple) else (case,)
+    return [case if case in kept else pytest.param(*values(case), marks=slow) for case in cases]

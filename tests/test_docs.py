@@ -49,7 +49,10 @@ def test_docstring_examples_run():
     assert sum(int(line.split()[1]) for line in done.stdout.splitlines()) > 60
 
 
-@pytest.mark.parametrize("page, size", [("README.md", 3), ("docs/WRITE_A_RULE.md", 2)])
+@pytest.mark.parametrize(
+    "page, size",
+    [("README.md", 3), pytest.param("docs/WRITE_A_RULE.md", 2, marks=pytest.mark.slow)],
+)
 def test_the_code_of_a_page_runs_as_printed(page, size, tmp_path):
     text = (ROOT / page).read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

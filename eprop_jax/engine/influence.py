@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, recursions
 from eprop_jax.engine import traces as tr
-from eprop_jax.engine.operators import Ends, Gradient, Local
+from eprop_jax.engine.operators import Ends, Gradient, Local, Near, Places
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Array, Cell, Gamma, Maybe, PyTree, RuleSpec, State
 
@@ -72,6 +72,8 @@ class Kind:
     zeros: Callable[[At], PyTree]
     opened: Callable[[At, PyTree], Any]
     closed: Callable[[At, Any], PyTree]
+    ends: Callable[[At], int] = lambda at: 0
+    """at how many units a path may end beside its own"""
 
 
 def _zeros(of: tuple[Cell, dict, PyTree], *ends: Any) -> PyTree:
@@ -86,18 +88,17 @@ def _no_gamma(at: At) -> Gamma:
     (batch, n_out), dtype = at.state.y.shape, at.state.y.dtype
     ends = 1 if at.filtered else n_out
     of_cell = lambda w: jnp.zeros((batch, ends, *w.shape), dtype)
-    return Gamma(_zeros(at.readout), jax.tree.map(of_cell, at.params["cell"]))
+    return Gamma(READOUT.zeros(at), jax.tree.map(of_cell, at.params["cell"]))
 
 
 def _gamma_opened(at: At, gamma: Gamma) -> Gamma:
     cell = tuple((g,) for g in jax.tree.leaves(gamma.cell))
-    own = tr.unpack(*at.readout[1:], gamma.readout)
-    return Gamma(Local(tuple(own)), Ends(cell, cell[0][0].shape[1]))
+    return Gamma(READOUT.opened(at, gamma.readout), Ends(cell, cell[0][0].shape[1]))
 
 
 def _gamma_closed(at: At, gamma: Gamma) -> Gamma:
     cell = jax.tree.structure(at.params["cell"]).unflatten(jax.tree.leaves(gamma.cell))
-    return Gamma(tr.pack(*at.readout[1:], list(gamma.readout.leaves)), cell)
+    return Gamma(READOUT.closed(at, gamma.readout), cell)
 
 
 def _packed(at: At, trace: Local | Ends) -> PyTree:
@@ -110,8 +111,27 @@ ENDS = Kind(
     lambda at: _zeros(at.cell, at.cell[0].n_units, True),
     lambda at, tree: Ends(tuple(tr.unpack(*at.cell[1:], tree)), at.cell[0].n_units),
     _packed,
+    lambda at: at.cell[0].n_units,
 )
+
+
+def near(places: Places) -> Kind:
+    """A trace that ends at some units alone."""
+    size = places.at.shape[0]
+    return Kind(
+        lambda at: _zeros(at.cell, size, True),
+        lambda at, tree: Near(tuple(tr.unpack(*at.cell[1:], tree)), places),
+        _packed,
+        lambda at: size,
+    )
+
+
 GAMMA = Kind(_no_gamma, _gamma_opened, _gamma_closed)
+READOUT = Kind(
+    lambda at: _zeros(at.readout),
+    lambda at, tree: Local(tuple(tr.unpack(*at.readout[1:], tree))),
+    lambda at, trace: tr.pack(*at.readout[1:], list(trace.leaves)),
+)
 
 
 class Zero(NamedTuple):
@@ -129,6 +149,8 @@ class Zero(NamedTuple):
     """a trace that ends at every unit, as α and β: [B, n, lines, n] a component"""
     gamma: Kind = GAMMA
     """the read-out's own traces, `gamma.readout`, and those of the cell through it, `gamma.cell`"""
+    readout: Kind = READOUT
+    """the read-out's own alone"""
 
 
 def each(influence: Influence, at: At, of_trace: Callable, of_own: Callable, *carries: Any) -> Any:
@@ -157,17 +179,21 @@ def started(influence: Influence) -> Callable:
     return start
 
 
-def sizes(influence: Influence, at: At, carry: Any) -> tuple[int, int]:
-    """How many numbers a carry holds in traces that end at their own unit, and at every unit."""
+def sizes(influence: Influence, at: At, carry: Any) -> tuple[int, list[tuple[int, int]]]:
+    """How many numbers the traces hold that end at their own unit; and of each of the others (numbers,
+    units where its paths end). The read-out's own are not counted."""
     numbers = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-    by_kind = {LOCAL: 0, OWN: 0, GAMMA: 0, ENDS: 0}
+    local, others = [], []
 
     def count(kind, trace):
-        by_kind[kind] += numbers(trace.cell if kind == GAMMA else trace)
+        ends = kind.ends(at)
+        if ends:
+            others.append((numbers(trace), ends))
+        elif kind != READOUT:
+            local.append(numbers(trace.cell if kind == GAMMA else trace))
 
     each(influence, at, count, as_it_is, carry)
-    ends = by_kind.pop(ENDS)
-    return sum(by_kind.values()), ends
+    return sum(local), others
 
 
 def opened(influence: Influence, at: At, carry: Any) -> Any:

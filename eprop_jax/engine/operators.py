@@ -8,6 +8,7 @@ What is zero whatever the values are is None in here, and nothing outside has to
 
     Local      [B, lines, j] a component: a trace that ends at its own unit: ε, e
     Ends       [B, r, lines, j]: a trace that ends at every unit r: α, β, γ
+    Near       [B, m, lines, j]: the same for m units r of each j alone
     CoState    [*lead, B, n]: backward in time, ∂̃c, ∂̃h, ∂̃a
     PerUnit    a Jacobian that stays within a unit, [B, n] a block, or [B, 1] where all are the same
     Synapses   from every unit to every other, w [pre, post] a gate
@@ -22,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eprop_jax.network.types import Array, Maybe
 
@@ -73,13 +75,15 @@ class Local:
         """Σ_batch x_j S_ij"""
         return self.scaled(x, S).sum(0)
 
+    out = spread
+
     def at_every_unit(self, n: int) -> Ends:
         """The same as `Ends`: zero where r is not j."""
         at = lambda S: along(jnp.eye(n, dtype=S.dtype), S[0, None], 1)[None] * S[:, None]
         return Ends(tuple(tuple(each(at, S) for S in leaf) for leaf in self.leaves), n)
 
     def __add__(self, other: Any) -> Any:
-        if isinstance(other, Ends):
+        if not isinstance(other, Local):
             return other + self
         return Local(sums(self.leaves, other.leaves))
 
@@ -105,6 +109,8 @@ class Ends:
         on = lambda S: jnp.einsum("kr,bk...->br...", w, S)
         return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), w.shape[1])
 
+    out = spread
+
     def met(self, x: Array, S: Array) -> Array:
         """Σ_batch Σ_r x_r S_ij^r"""
         return jnp.einsum("br,br...->...", x, S)
@@ -112,6 +118,60 @@ class Ends:
     def __add__(self, other: Local | Ends) -> Ends:
         other = other.at_every_unit(self.n) if isinstance(other, Local) else other
         return Ends(sums(self.leaves, other.leaves), self.n)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Places:
+    """Of each unit j some units r, itself first: `at` [m, j], where `there` [m, j]."""
+
+    at: np.ndarray
+    there: np.ndarray
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["places"])
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """S_ij^r of each parameter leaf and component, for the units r at j's places: [B, m, lines, j]."""
+
+    leaves: tuple[Parts, ...]
+    places: Places
+
+    def by(self, f: Callable[[Parts], Parts]) -> Near:
+        return Near(tuple(map(f, self.leaves)), self.places)
+
+    def here(self, x: Array, S: Array) -> Array:
+        """x [B, r] at the places of S: [B, m, (1,) j]"""
+        wide = jnp.broadcast_to(x, (x.shape[0], self.places.at.shape[1]))
+        return along(wide[:, self.places.at], S, 2)
+
+    def scaled(self, block: Array, S: Array) -> Array:
+        """block_r S_ij^r"""
+        return self.here(block, S) * S
+
+    def spread(self, w: Array) -> Near:
+        """Σ_k w_kr S_ij^k: on to every unit r that is at a place."""
+        at, there = self.places.at, self.places.there
+        near = jnp.where(there[:, None] & there[None], w[at[:, None], at[None]], 0)
+        on = lambda S: jnp.einsum("krj,bk...j->br...j", near, S)
+        return self.by(lambda leaf: tuple(each(on, S) for S in leaf))
+
+    def out(self, w: Array) -> Ends:
+        """Σ_k w_ko S_ij^k: out of the layer, to every o."""
+        near = jnp.where(self.places.there[..., None], w[self.places.at], 0)
+        on = lambda S: jnp.einsum("kjo,bk...j->bo...j", near, S)
+        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), w.shape[1])
+
+    def met(self, x: Array, S: Array) -> Array:
+        """Σ_batch Σ_r x_r S_ij^r"""
+        return (self.here(x, S) * S).sum((0, 1))
+
+    def __add__(self, other: Local | Near) -> Near:
+        if isinstance(other, Near):
+            return Near(sums(self.leaves, other.leaves), self.places)
+        size = self.places.at.shape[0]
+        itself = lambda S: jnp.pad(S[:, None], ((0, 0), (0, size - 1), *((0, 0),) * (S.ndim - 1)))
+        first = tuple(tuple(each(itself, S) for S in leaf) for leaf in other.leaves)
+        return Near(sums(self.leaves, first), self.places)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[])
@@ -129,6 +189,14 @@ class CoState:
 
     def __add__(self, other: CoState) -> CoState:
         return CoState(tuple(total(*x) for x in zip(self.parts, other.parts, strict=True)))
+
+    def __matmul__(self, S: Local) -> PerExample:
+        """⟨∂̃, S⟩ of each example: [B, lines, j]."""
+        met = lambda leaf: (
+            None if x is None or s is None else S.scaled(x, s)
+            for x, s in zip(self.parts, leaf, strict=True)
+        )
+        return PerExample(tuple(total(*met(leaf)) for leaf in S.leaves))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,13 +228,17 @@ class Synapses:
     """∂a^t/∂h, a gate: w [pre, post]; None: this gate hears nothing."""
 
     w: Parts
+    out: bool = False
+    """do they lead out of the layer?"""
 
-    def __matmul__(self, x: Local | Ends) -> Ends:
+    def __matmul__(self, x: Any) -> Any:
         """Of a trace with one component, h: one a gate."""
-        found = [None if w is None else x.spread(w).leaves for w in self.w]
-        n = next((w.shape[1] for w in self.w if w is not None), 0)
-        of = lambda k: tuple(None if leaves is None else leaves[k][0] for leaves in found)
-        return Ends(tuple(map(of, range(len(x.leaves)))), n)
+        on = x.out if self.out else x.spread
+        found = [None if w is None else on(w) for w in self.w]
+        of = lambda k: tuple(None if y is None else y.leaves[k][0] for y in found)
+        leaves = tuple(map(of, range(len(x.leaves))))
+        there = [y for y in found if y is not None]
+        return dataclasses.replace(there[0], leaves=leaves) if there else Ends(leaves, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +248,12 @@ class Jump:
     dc_da: PerUnit
     da_dh: Synapses
 
-    def __matmul__(self, x: Local | Ends) -> Ends:
+    def __matmul__(self, x: Any) -> Any:
         return self.dc_da @ (self.da_dh @ x)
+
+    @property
+    def T(self) -> Back:
+        return Back(self)
 
     @property
     def own(self) -> PerUnit:
@@ -187,6 +263,32 @@ class Jump:
             None if b is None or w is None else b * along(w, b, 0) for b, w in zip(row, w_jj)
         )
         return PerUnit(tuple((total(*terms(row)),) for row in self.dc_da.rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Back:
+    """A `Jump`, transposed: Σ_r w_kr B_r ∂̃c_r, what arrives at h_k."""
+
+    jump: Jump
+
+    def __matmul__(self, x: CoState) -> CoState:
+        da = (self.jump.dc_da.T @ x).parts
+        terms = (a @ w.T for a, w in zip(da, self.jump.da_dh.w) if a is not None and w is not None)
+        return CoState((total(*terms),))
+
+
+@dataclasses.dataclass(frozen=True)
+class PerExample:
+    """One array a parameter leaf and example: [B, lines, j]."""
+
+    leaves: Parts
+
+    def __add__(self, other: PerExample) -> PerExample:
+        return PerExample(tuple(total(*x) for x in zip(self.leaves, other.leaves, strict=True)))
+
+    def summed(self) -> Gradient:
+        """Σ_batch, since ∂L has the 1/B of the mean in it."""
+        return Gradient(tuple(each(lambda x: x.sum(0), x) for x in self.leaves))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +307,7 @@ class Covector:
 
     parts: Parts
 
-    def __matmul__(self, S: Local | Ends) -> Gradient:
+    def __matmul__(self, S: Local | Ends | Near) -> Gradient:
         """Σ_batch ⟨∂L/∂·, S⟩."""
         met = lambda leaf: (
             None if x is None or s is None else S.met(x, s)

@@ -98,7 +98,7 @@ def moment(spec: RuleSpec, params: dict, t: Instant, filtered: bool) -> Moment:
         PerUnit((psi_tm1,)),
         Local(tuple((xi,) for xi in xi_tm1)),
         d_out.dc_dc,
-        d_out.dc_da @ Synapses((spread.T,)),
+        d_out.dc_da @ Synapses((spread.T,), out=True),
         tr.entering(tr.entries(p_out, J_out, {"w_out": t.h})),
         Covector((t.dL_dy,)),
         to_signal(t.dL_dy),

@@ -83,12 +83,13 @@ def cost(
     if of is not None and K is not None:
         # Scanned, a trace of width 1 is free.
         at = influence.At(spec, params, carry.state, of.filtered(spec))
-        local, dense = influence.sizes(of, at, carry)
+        local, others = influence.sizes(of, at, carry)
+        dense = sum(size for size, _ in others)
         ends, states = d * n + n_out, len(spec.moves)
         if not dense:
             work += local * (1 + 3 / K)
         elif of.over is None or K == 1:
-            work += dense * (d + n * gates) + local
+            work += sum(size * (d + units * gates) for size, units in others) + local
         else:
             work += states * ends * B * (recurrent + P) + (states + 1) / 2 * dense * d * n / K
         if dense:

@@ -91,15 +91,20 @@ def _of_16_bits(value: Any) -> Any:
 
 
 def _cast(carry: Any, dtype: Any) -> Any:
-    """All but the network's own state."""
-    return jax.tree.map(lambda x: x.astype(dtype), carry)._replace(state=carry.state)
+    """All but the network's own state, and what is no number with a point."""
+    cast = lambda x: x.astype(dtype) if _is_real(x) else x
+    return jax.tree.map(cast, carry)._replace(state=carry.state)
+
+
+def _is_real(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _wide(carry: Any, dtype: Any) -> Any:
     if not derivative.has_state(carry):
         raise TypeError(f"carry: got {type(carry).__name__}, wanted what this rule's init returned")
     for path, x in jax.tree.leaves_with_path(carry._replace(state=())):
-        if x.dtype != dtype:
+        if _is_real(x) and x.dtype != dtype:
             raise TypeError(
                 f"carry{jax.tree_util.keystr(path)}: got {x.dtype}, wanted {dtype}, as this rule's "
                 "init returns"

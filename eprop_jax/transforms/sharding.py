@@ -302,7 +302,7 @@ def _carry(carry: Any, net: Network, batch: str | None, units: str | None) -> An
     sizes = {cell.n_units for cell in net.cells}
 
     def by_unit(x):
-        return _spec(x.ndim, batch, units if x.shape[-1] in sizes else None)
+        return _spec(x.ndim, batch, units if x.ndim > 1 and x.shape[-1] in sizes else None)
 
     def of_readout(path, x):
         from_units = path[0].key == "w_out"
