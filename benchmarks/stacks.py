@@ -4,7 +4,8 @@
 
 Times are shares of that baseline in the same run (quartiles beside them). First the loss and BPTT's
 gradient are held against autodiff of the plain loop, in float32, and every other rule's loss with
-them; the other gradients are held to the oracle in tests/test_layers.py, at small sizes.
+them, and gradients by traces (`auto`) to those of the whole sequence; the other gradients are held to
+the oracle in tests/test_layers.py, at small sizes.
 """
 
 import argparse
@@ -63,10 +64,10 @@ def plain(net, params):
     return loss
 
 
-def problem(kind, n, layers, T, B):
+def problem(kind, n, layers, T, B, readout):
     make = getattr(ej.cells, kind)
     cells = [make(N_IN if l == 0 else n, n) for l in range(layers)]
-    net = ej.Network(cells, ej.readouts.leaky(n, N_OUT))
+    net = ej.Network(cells, getattr(ej.readouts, readout)(n, N_OUT))
     params = net.init(jax.random.key(0))
     if kind == "alif":  # so that units fire
         for p in params["cell"]:
@@ -75,19 +76,24 @@ def problem(kind, n, layers, T, B):
     return net, params, xs, jax.random.normal(jax.random.key(2), (T, B, N_OUT))
 
 
-def case(kind, n, layers, T, B, languages, repeats=7, bound=1e-3):
-    net, params, xs, ys = problem(kind, n, layers, T, B)
+def case(kind, n, layers, T, B, languages, readout="leaky", auto=(), repeats=7, bound=1e-3):
+    """`auto`: languages that are run with traces too, chunk by chunk."""
+    net, params, xs, ys = problem(kind, n, layers, T, B, readout)
     functions = {"plain": jax.value_and_grad(plain(net, params))}
     functions["BPTT"] = ej.value_and_grad(ej.bptt(net, LOSS))
     for language in languages:
         functions[language] = ej.value_and_grad(ej.by_paths(net, LOSS, paths=language))
+    for language in auto:
+        rule = ej.by_paths(net, LOSS, paths=language)
+        functions[f"{language}, auto"] = ej.value_and_grad(rule, chunk="auto")
     found = {name: jax.jit(f)(params, xs, ys) for name, f in functions.items()}
     value, grads = found["plain"]
     error = harness.relative_error(found["BPTT"][1], grads)
     gaps = {name: abs(float(v - value)) / abs(float(value)) for name, (v, _) in found.items()}
-    if error > bound or max(gaps.values()) > bound:
-        raise AssertionError(f"{kind}: BPTT's gradient is {error:.1e} off, losses {gaps}")
-    title = f"{layers} × {n} {kind}, T={T} B={B}"
+    by_chunk = [harness.relative_error(found[f"{x}, auto"][1], found[x][1]) for x in auto]
+    if max(error, *by_chunk, *gaps.values()) > bound:
+        raise AssertionError(f"{kind}: gradients are {error:.1e}, {by_chunk} off, losses {gaps}")
+    title = f"{layers} × {n} {kind}, {readout}, T={T} B={B}"
     rows = harness.measure(title, functions, (params, xs, ys), repeats)
     for row in rows:
         row["error"] = error if row["what"] == "BPTT" else ""
@@ -100,9 +106,14 @@ TWO = ["(i|f)*", "i*f*", "(i|e)*f*", ej.paths.order(2), ej.paths.order(4)]
 CASES = [
     ("alif", 256, 2, 1024, 16, TWO),
     ("gru", 256, 2, 256, 16, TWO),
-    ("alif", 128, 4, 512, 16, ["i*f*"]),
+    ("alif", 128, 4, 512, 16, ["i*f*"], "linear", ["i*f*"]),
+    ("alif", 128, 4, 2048, 16, ["i*f*"], "linear", ["i*f*"]),
+    ("alif", 128, 4, 512, 16, ["i*f*"], "leaky", ["i*f*"]),
 ]
-SMALL = [("alif", 64, 2, 128, 8, TWO, 5), ("gru", 64, 2, 64, 8, TWO, 5)]
+SMALL = [
+    ("alif", 64, 2, 128, 8, TWO, "leaky", ["i*f*"], 5),
+    ("gru", 64, 2, 64, 8, TWO, "linear", ["i*f*"], 5),
+]
 
 
 def main():

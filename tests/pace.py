@@ -12,5 +12,4 @@ slow = pytest.mark.slow
 
 def quick(cases, *kept):
     """Parameters of which all but `kept` are marked slow."""
-    values = lambda case: case if isinstance(case, tuple) else (case,)
-    return [case if case in kept else pytest.param(*values(case), marks=slow) for case in cases]
+    return [case if case in kept else pytest.param(case, marks=slow) for case in cases]

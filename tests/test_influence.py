@@ -49,13 +49,14 @@ RULES = {
 
 
 @pytest.mark.parametrize(
-    "rule, cell",
+    "rule_and_cell",
     pace.quick(
         list(itertools.product(RULES, ["alif", "lstm"])), ("eprop", "alif"), ("rtrl", "lstm")
     ),
 )
-def test_a_chunk_at_once_is_its_steps_scanned(rule, cell):
+def test_a_chunk_at_once_is_its_steps_scanned(rule_and_cell):
     """`Influence.over` against the scan of `advance`: gradients and the carry after each call."""
+    rule, cell = rule_and_cell
     net, params, xs, ys = problem(cell)
     feedback = {} if rule == "rtrl" else {"feedback": "random"}
     losses = {"activity_loss": lambda f: jnp.sum(f**2), "state_loss": ej.losses.voltage(0.1)}
@@ -104,13 +105,14 @@ def snap_1(net, influence=SNAP_1, **options):
 
 
 @pytest.mark.parametrize(
-    "cell, feedback",
+    "cell_and_feedback",
     pace.quick(
         list(itertools.product(["alif", "lif", "masked"], ["symmetric", "random", "adaptive"])),
         ("lif", "random"),
     ),
 )
-def test_a_rule_of_ones_own_is_right_at_every_chunk(cell, feedback):
+def test_a_rule_of_ones_own_is_right_at_every_chunk(cell_and_feedback):
+    cell, feedback = cell_and_feedback
     net, params, xs, ys = problem(cell)
     options = {"feedback": feedback}
     if cell != "masked":
