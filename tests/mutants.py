@@ -47,7 +47,7 @@ GROUPS = {
     "training": "test_training.py -k loop_one or batches or random_feedback or fit_pauses or accuracy",
     "online": "test_online.py",
     "checkpoints": "test_checkpoints.py test_folders.py",
-    "influence": "test_influence.py -k cell_and_feedback4 or start_afresh or activity",
+    "influence": "test_influence.py -k feedback4 or feedback6 or start_afresh or activity",
     "beyond": "test_beyond_paths.py -k entries or mean or snap_1 or chunks",
     "layers": "test_layers.py -k step_calls",
     "graph": "test_graph.py",

@@ -109,6 +109,7 @@ def snap_1(net, influence=SNAP_1, **options):
     pace.quick(
         list(itertools.product(["alif", "lif", "masked"], ["symmetric", "random", "adaptive"])),
         ("lif", "random"),
+        ("masked", "symmetric"),
     ),
 )
 def test_a_rule_of_ones_own_is_right_at_every_chunk(cell_and_feedback):

@@ -320,9 +320,9 @@ class Covector:
 class Signal:
     """L_j (Eq. 40), where one trace serves all read-out units: [B, j]."""
 
-    L: Array
+    L: Maybe
 
     def __matmul__(self, gamma: Ends) -> Gradient:
         """Σ_batch L_j γ_ij"""
-        met = lambda S: jnp.einsum("bj,b...j->...j", self.L, S[:, 0])
+        met = lambda S: each(lambda L: jnp.einsum("bj,b...j->...j", L, S[:, 0]), self.L)
         return Gradient(tuple(each(met, S) for (S,) in gamma.leaves))

@@ -38,7 +38,7 @@ class Met(NamedTuple):
     dL_dy_0: Maybe
     """None: y^t does not depend on y^{t-1}"""
     dy_dy: PerUnit
-    to_signal: Callable[[Array], Any]
+    to_signal: Callable[[Maybe], Any]
 
     def cell(
         self, p: dict, S: Any, older: Older, s_loss: Swept, s_y: Swept, fresh: list
@@ -46,8 +46,7 @@ class Met(NamedTuple):
         """The cell's gradient, and γ after the chunk."""
         grads = products.gradient(p, s_loss.at(0), self.layers.lines)
         grads = add(grads, older.meet(s_loss))
-        if self.dL_dy_0 is not None:
-            grads = add(grads, (self.to_signal(self.dL_dy_0) @ S.gamma.cell).leaves)
+        grads = add(grads, (self.to_signal(self.dL_dy_0) @ S.gamma.cell).leaves)
         paths = zip(older.reach(s_y, 0), (row[0] for row in fresh))
         within = Ends(tuple((total(*each),) for each in paths), S.gamma.cell.n)
         return grads, Gamma(self.gamma_out, self.dy_dy @ S.gamma.cell + within)

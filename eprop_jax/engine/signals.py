@@ -9,8 +9,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from eprop_jax.engine.operators import Covector, Signal
-from eprop_jax.network.types import Array
+from eprop_jax.engine.operators import Covector, Signal, each
+from eprop_jax.network.types import Array, Maybe
 
 KINDS = ("symmetric", "random", "adaptive")
 
@@ -29,7 +29,7 @@ def gradient(params: dict, kind: str, grads: dict) -> dict:
     return {**grads, "feedback": w_out if kind == "adaptive" else jnp.zeros_like(w_out)}
 
 
-def signal(params: dict, kind: str, filtered: bool) -> tuple[Array, Callable[[Array], Any]]:
+def signal(params: dict, kind: str, filtered: bool) -> tuple[Array, Callable[[Maybe], Any]]:
     """How ∂L/∂y_k meets the read-out trace γ of the cell: (spread [s, n], ∂L/∂y [B, n_out] -> what
     γ is multiplied by).
 
@@ -39,5 +39,7 @@ def signal(params: dict, kind: str, filtered: bool) -> tuple[Array, Callable[[Ar
     """
     B = weights(params, kind)
     if filtered:
-        return jnp.ones((1, B.shape[0]), B.dtype), lambda dL_dy: Signal(dL_dy @ B.T)
+        return jnp.ones((1, B.shape[0]), B.dtype), lambda dL_dy: Signal(
+            each(lambda x: x @ B.T, dL_dy)
+        )
     return B.T, lambda dL_dy: Covector((dL_dy,))

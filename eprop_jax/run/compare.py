@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks
-from eprop_jax.network.types import Array, LearningRule, PyTree, RuleSpec
+from eprop_jax.engine import derivative
+from eprop_jax.network.types import Array, LearningRule, PyTree, RuleSpec, Steps
 from eprop_jax.network.units import wide
 from eprop_jax.rules.by_paths import by_paths
 from eprop_jax.run.sequence import value_and_grad
@@ -110,6 +111,8 @@ def compare(
     ys: PyTree,
     *,
     reference: LearningRule | None = None,
+    mask: Array | None = None,
+    resets: Array | None = None,
 ) -> Comparison:
     """How well each rule's gradient approximates the reference's on one batch of sequences.
 
@@ -119,7 +122,9 @@ def compare(
         kept from the others, and is not compared.
       xs: [T, *batch, n_in].
       ys: targets, [T, *batch, ...].
-      reference: a rule; default: `ej.bptt` of the first rule's network and losses.
+      reference: a rule; default: BPTT of the first rule's network and losses.
+      mask: [T, *batch] bool, the steps that count; resets: [T, *batch] bool, the examples that start
+        afresh before a step. Both as in `ej.value_and_grad`.
 
     Returns:
       A `Comparison`: `overall[name]`, and `parameters[name][path]`.
@@ -149,11 +154,12 @@ def compare(
             raise ValueError("reference: got None, wanted a rule, since the rules have no `spec`")
         reference = exact(spec)
     checks.instance("reference", reference, LearningRule, "an ej.LearningRule")
+    steps = derivative.given(Steps(mask, resets))
 
     def gradient(rule: LearningRule) -> dict[str, Array]:
         reads = rule.spec is None or rule.spec.feedback != "symmetric"
         given = {k: v for k, v in params.items() if k != "feedback" or reads}
-        grads = value_and_grad(rule)(given, xs, ys)[1]
+        grads = value_and_grad(rule)(given, xs, ys, **steps)[1]
         leaves = jax.tree.leaves_with_path({k: grads[k] for k in ("cell", "readout")})
         return {
             jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves
