@@ -191,7 +191,6 @@ MUTANTS = [
     Mutant("resets", "engine/adjoint.py", "keep(later.dh, False)", "later.dh"),
     Mutant("resets", "engine/adjoint.py", "fresh = CoState((keep(later.dh, True),))",
            "fresh = CoState((None,))"),
-    Mutant("resets", "engine/chunks.py", "influence.begun(of, at, S, first)", "S"),
     Mutant("resets", "engine/together.py", "factor = jnp.where(path.resets[..., None], 0, factor)",
            "pass"),
     Mutant("resets", "network/forward.py", "jnp.where(resets[..., None], fresh, y_tm1)", "y_tm1"),

@@ -70,6 +70,9 @@ def test_saturated_it_is_rtrl(cell, order, options):
     )
 
 
+STATE = lambda c: 0.3 * (c - 1) ** 2
+
+
 def masked_rtrl(net, params, xs, ys, hops):
     """The influence matrix of the whole layer by `jax.jacfwd`, cut to its entries after every step; of
     a cell with one component, a linear read-out, and one example."""
@@ -91,7 +94,7 @@ def masked_rtrl(net, params, xs, ys, hops):
         alpha = jax.tree.map(lambda S, f: jnp.tensordot(J, S, 1) + f, alpha, F)
         cut = lambda S: S * near.T.reshape(N, *(1,) * (S.ndim - 2), N)
         alpha, c = jax.tree.map(cut, alpha), step(p, c, x)
-        read = lambda c: LOSS(outputs(c) @ out["w_out"] + out["bias"], y)
+        read = lambda c: LOSS(outputs(c) @ out["w_out"] + out["bias"], y) + jnp.sum(STATE(c))
         dL_dc = jax.grad(read)(c)
         total = jax.tree.map(lambda g, S: g + jnp.tensordot(dL_dc, S, 1), total, alpha)
     return {**total, "w_rec": total["w_rec"] * mask}
@@ -102,7 +105,8 @@ def test_entries_within_the_hops_and_no_others(order):
     """On a ring with one synapse more, so that units differ in how many they reach."""
     mask = ring() | (np.add.outer(np.arange(N), -3 * np.arange(N)) == 1)
     net, params, xs, ys = problem("leaky_rnn", ej.readouts.linear, connectivity=mask)
-    got = gradient(ej.snap(net, LOSS, order=order), params, xs[:, :1], ys[:, :1])["cell"]
+    rule = ej.snap(net, LOSS, order=order, state_loss=STATE)  # which meets α at every place
+    got = gradient(rule, params, xs[:, :1], ys[:, :1])["cell"]
     ref.assert_same(got, masked_rtrl(net, params, xs[:, 0], ys[:, 0], order - 1))
 
 

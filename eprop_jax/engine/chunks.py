@@ -33,10 +33,8 @@ def gradient(of: Influence | None) -> Callable:
                 da = None
                 S, grads, grads_out = influence.advanced(of, at, S, chunk)
             else:
-                first = None if data.resets is None else data.resets[0]
-                old = influence.begun(of, at, S, first)
-                S, da, grads, grads_out = of.over(spec, params, old, chunk)
-                S = influence.fitted(old, S)
+                after, da, grads, grads_out = of.over(spec, params, S, chunk)
+                S = influence.fitted(S, after)
             carry = influence.closed(of, at, S)
         grads = {
             "cell": jax.tree.structure(params["cell"]).unflatten(grads),
