@@ -191,6 +191,18 @@ def test_uoro_gives_the_same_in_all_chunks_and_keeps_its_key():
     assert small_carry.w["w_in"]["z"].dtype == jnp.bfloat16
 
 
+def test_in_float32_with_x64_on_nothing_is_wide():
+    net, params, xs, ys = jax.tree.map(
+        lambda x: x.astype("float32") if hasattr(x, "dtype") else x, small("gru", ej.readouts.leaky)
+    )
+    del params["feedback"]
+    for rule in (ej.uoro(net, LOSS, key=jax.random.key(3)), ej.snap(net, LOSS, order=2)):
+        carry, out = rule.step(params, rule.init(params, (2,)), xs, ys)
+        found = {x.dtype for x in jax.tree.leaves((out, carry._replace(key=())
+                 if hasattr(carry, "key") else carry))}  # fmt: skip
+        assert found == {jnp.dtype("float32")}
+
+
 @pytest.mark.parametrize("call, words", [
     (lambda net: ej.snap(net, LOSS, order=0), ("order", "0")),
     (lambda net: ej.snap(ej.Network([net.cell], net.readout), LOSS, order=1), ("net", "stack")),

@@ -25,7 +25,7 @@ from eprop_jax.engine.influence import Influence, Zero
 from eprop_jax.engine.operators import CoState, Covector, Ends, PerExample, total
 from eprop_jax.engine.recursions import Moment
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import Array, LearningRule, Network, State
+from eprop_jax.network.types import Array, LearningRule, Maybe, Network, State
 
 
 def uoro(
@@ -107,7 +107,9 @@ def advance(S: UoroCarry, d: Moment):
     Js_c = d.dc_dc @ s_c + d.dc_dh @ (d.dh_dc_tm1 @ s_c)
     Js_h = d.dh_dc @ Js_c
     Js_y = d.dy_dy @ s_y + d.dy_dh @ Js_h
-    along = inner(d.dL_dy, Js_y) + inner(d.dL_dh, Js_h) + inner(d.dL_dc, Js_c)  # ∂L/∂s J s̃
+    along: Any = total(
+        inner(d.dL_dy, Js_y), inner(d.dL_dh, Js_h), inner(d.dL_dc, Js_c)
+    )  # ∂L/∂s J s̃
     direct = influence(d, CoState(d.dL_dc.parts), CoState(d.dL_dh.parts), CoState(d.dL_dy.parts))
     dL_dw = (scaled(along, w) + direct).summed()
     gamma_out = d.dy_dy @ S.gamma_out + d.dy_dv
@@ -130,11 +132,10 @@ def influence(d: Moment, x_c: CoState, x_h: CoState, x_y: CoState) -> PerExample
     return x_c @ d.dc_dw + (d.dc_dh.T @ x_c) @ d.dh_dw_tm1 + x_h @ d.dh_dw
 
 
-def inner(x: Covector, s: Ends) -> Array:
+def inner(x: Covector, s: Ends) -> Maybe:
     """⟨x, s⟩ of each example, [B]."""
     pairs = zip(x.parts, s.leaves[0], strict=True)
-    found = total(*((a * b).sum(-1) for a, b in pairs if a is not None and b is not None))
-    return jnp.zeros(()) if found is None else found
+    return total(*((a * b).sum(-1) for a, b in pairs if a is not None and b is not None))
 
 
 def signs(keys: Array, like: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
