@@ -225,6 +225,10 @@ def test_wrong_equations_are_refused_by_name():
         return S._replace(epsilon=d.dc_dh @ S.epsilon), *found
 
     refused("advance: got Ends as epsilon, wanted Local", advance=ends, kind=TypeError)
+    narrow = lambda zero: start(zero)._replace(
+        epsilon=zero.local
+    )  # one for all units, without w_jj
+    refused("advance: got epsilon of another form .*zero.own", start=narrow)
     stack = ej.Network([ej.cells.lif(2, 4), ej.cells.lif(4, 4)], ej.readouts.linear(4, 2))
     with pytest.raises(ValueError, match="net: got a stack of 2 layers"):
         snap_1(stack)

@@ -224,7 +224,16 @@ def fitted(S: Any, after: Any) -> Any:
     def fit(like: Array, x: Maybe) -> Array:
         return jnp.zeros_like(like) if x is None else jnp.broadcast_to(x, like.shape)
 
-    return jax.tree.map(fit, S._replace(state=()), after._replace(state=()))._replace(state=S.state)
+    def of(name: str) -> Any:
+        try:
+            return jax.tree.map(fit, getattr(S, name), getattr(after, name))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"advance: got {name} of another form than start gives it, wanted the same (a trace "
+                f"whose paths come back by w_jj starts as zero.own, not zero.local): {error}"
+            ) from error
+
+    return S._replace(**{name: of(name) for name in S._fields[1:]})
 
 
 def advanced(
@@ -268,7 +277,7 @@ def of_advance(S: Any, found: Any) -> tuple[Any, Gradient, Gradient]:
             "∂L/∂v), each of the two a sum of products such as d.L @ gamma"
         )
     for name, old, new in zip(S._fields, S, found[0]):
-        if isinstance(old, (Local, Ends, Gamma)) and type(old) is not type(new):
+        if isinstance(old, (Local, Ends, Near, Gamma)) and type(old) is not type(new):
             raise TypeError(
                 f"advance: got {type(new).__name__} as {name}, wanted {type(old).__name__}, as it was"
             )
