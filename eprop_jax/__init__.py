@@ -3,7 +3,7 @@
 from eprop_jax import encodings, export, losses, tasks
 from eprop_jax.engine import jacobians
 from eprop_jax.engine.influence import Influence
-from eprop_jax.network import cells, readouts, surrogates
+from eprop_jax.network import cells, readouts, surrogates, synapses
 from eprop_jax.network.types import Carry, Cell, LearningRule, Network, Readout, State, StepOutput
 from eprop_jax.paper import equations, hybrids, paths
 from eprop_jax.rules import feedback
@@ -62,6 +62,7 @@ __all__ = [
     "sharding",
     "snap",
     "surrogates",
+    "synapses",
     "tasks",
     "train",
     "training",

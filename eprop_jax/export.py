@@ -22,7 +22,7 @@ from eprop_jax.engine.layers.plan import PathsCarry
 from eprop_jax.network.cells.gated import LSTMState
 from eprop_jax.network.cells.rate import ComplexState
 from eprop_jax.network.cells.spiking import SpikingState
-from eprop_jax.network.types import Carry, Gamma, PyTree, State, StepOutput
+from eprop_jax.network.types import Carry, FirstCarry, Gamma, PyTree, State, StepOutput
 from eprop_jax.rules.table import CARRIES
 from eprop_jax.run.compare import Comparison, Fidelity
 from eprop_jax.run.online import OnlineState
@@ -32,7 +32,7 @@ from eprop_jax.run.training.updates import TrainState
 __all__ = ["register"]
 
 TYPES = (
-    *(State, Gamma, Carry, PathsCarry, *CARRIES),
+    *(State, Gamma, Carry, FirstCarry, PathsCarry, *CARRIES),
     *(StepOutput, Aux, OnlineState, TrainState, Fidelity, Comparison),
     *(SpikingState, LSTMState, ComplexState),
 )

@@ -111,6 +111,17 @@ def rules():
     spiking = ej.Network(alif, ej.readouts.leaky(n, 2))
     gated = ej.Network(ej.cells.lstm(3, n), ej.readouts.leaky(n, 2, trainable=("tau",)))
     plain = ej.Network(ej.cells.leaky_rnn(3, n, decay=0.6), ej.readouts.leaky(n, 2))
+    # Some synapses of each line are not there: by lists, and by a mask.
+    lists = np.where(mask[:3], np.arange(3 * n).reshape(3, n) % n, -1)
+    listed = ej.Network(
+        ej.cells.alif(
+            3, n, v_th=0.3, w_in=ej.synapses.masked(mask[:3]), w_rec=ej.synapses.sparse(lists)
+        ),
+        ej.readouts.leaky(n, 2, w_out=ej.synapses.masked(mask[:, :2])),
+    )
+    convolved = ej.Network(
+        ej.cells.lif(3, n, w_rec=ej.synapses.conv((4, 2), 2, (3,))), ej.readouts.leaky(n, 2)
+    )
     named = ej.Network(  # values named like the lines
         ej.cells.custom(
             3, n, lambda theta, c, a: theta["w_rec"] * c + a + theta["w_out"],
@@ -141,6 +152,11 @@ def rules():
         ("stack, i*f*", ej.by_paths(stack, LOSS, paths="i*f*", feedback="random"), both, (1, None)),
         ("stack, (i|e)*f*", ej.by_paths(stack, LOSS, paths="(i|e)*f*"), units, (2,)),
         ("stack, BPTT", ej.bptt(stack, LOSS), batch, (None,)),
+        ("e-prop, lists", ej.eprop(listed, LOSS), both, (1, None)),
+        ("BPTT, lists", ej.bptt(listed, LOSS), units, (None,)),
+        ("RTRL, lists", ej.rtrl(listed, LOSS), units, (1,)),
+        ("own synapses", ej.by_paths(listed, LOSS, paths="(i|s)*"), units, (None,)),
+        ("convolution", ej.eprop(convolved, LOSS), batch, (1,)),
     ]
     mesh, found = explicit(batch=2, units=4), {}
     xs, ys = (jax.random.normal(jax.random.key(1), (5, 4, k)) for k in (3, 2))
@@ -170,6 +186,10 @@ def refused():
     rule, params = ej.eprop(net, LOSS), net.init(jax.random.key(0))
     mesh = ej.sharding.mesh(batch=4, units=2)
     over = ej.sharding.parallel(rule, mesh, batch="batch")
+    shared = ej.Network(
+        ej.cells.lif(3, 6, w_rec=ej.synapses.conv((6, 1), 1, (3,))), ej.readouts.leaky(6, 2)
+    )
+    shared = ej.eprop(shared, LOSS)
     xs, ys = jnp.ones((2, 6, 3)), jnp.ones((2, 6, 2))
     tries = {
         "uneven units": lambda: ej.sharding.parallel(rule, mesh, units="batch"),
@@ -179,6 +199,7 @@ def refused():
         "no axis": lambda: ej.sharding.parallel(rule, mesh),
         "wrong axis": lambda: ej.sharding.parallel(rule, mesh, units="model"),
         "one axis twice": lambda: ej.sharding.parallel(rule, mesh, units="units", batch="units"),
+        "shared weights": lambda: ej.sharding.parallel(shared, mesh, units="units"),
         "no mesh": lambda: ej.sharding.parallel(rule, jax.devices(), units="units"),
         "no rule": lambda: ej.sharding.parallel(net, mesh, units="units"),
         "mesh of 4": lambda: ej.sharding.mesh(batch=2, units=2),

@@ -51,7 +51,12 @@ def test_docstring_examples_run():
 
 @pytest.mark.parametrize(
     "page, size",
-    [("README.md", 3), pytest.param("docs/WRITE_A_RULE.md", 2, marks=pytest.mark.slow)],
+    [
+        ("README.md", 3),
+        ("docs/RECIPES.md", 2),
+        pytest.param("docs/WRITE_A_RULE.md", 2, marks=pytest.mark.slow),
+        pytest.param("docs/WRITE_A_SYNAPSE.md", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_the_code_of_a_page_runs_as_printed(page, size, tmp_path):
     text = (ROOT / page).read_text()

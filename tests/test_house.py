@@ -106,6 +106,32 @@ def test_what_is_called_long_is_there():
         assert re.search(rf"def {name}\(", source) or name == "runTest", line
 
 
+KINDS = ("dense", "masked", "sparse", "conv", "grouped")
+
+
+def test_no_file_names_a_kind_of_synapses():
+    """But those of their own room."""
+    named = re.compile(rf"synapses(\.|\.\w+ import .*\b| import .*\b)({'|'.join(KINDS)})\b")
+    for path in ROOT.rglob("*.py"):
+        if path.parent.name != "synapses":
+            code = re.sub(r'"""(.*?)"""', "", path.read_text(), flags=re.DOTALL)
+            assert not named.search(code), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["sparse", "conv", "grouped"])
+def test_a_kind_is_one_file(file, tmp_path):
+    """Without it, and its line in the facade of its room, all else runs, with the same numbers."""
+    shutil.copytree(ROOT, tmp_path / "eprop_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    room = tmp_path / "eprop_jax/network/synapses"
+    (room / f"{file}.py").unlink()
+    facade = room / "__init__.py"
+    names = re.search(rf"\.{file} import (.*)", facade.read_text())[1].split(", ")
+    gone = re.compile(rf"synapses\.{file} |^    \"({'|'.join(names)})\",$")
+    facade.write_text("\n".join(x for x in facade.read_text().splitlines() if not gone.search(x)))
+    assert numbers(tmp_path) == numbers(ROOT.parent)
+
+
 WITHOUT = """
 import jax, jax.numpy as jnp
 import eprop_jax as ej

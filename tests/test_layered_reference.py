@@ -43,8 +43,12 @@ def masked(n_in, n):
     )
 
 
+def stateless(n_in, n):
+    return ej.cells.stateless(n_in, n, activation=jnp.tanh)
+
+
 MAKE = {name: case.make for name, case in (cases.CELLS | cases.VARIANTS).items()}
-MAKE |= {"coupled": coupled, "masked": masked}
+MAKE |= {"coupled": coupled, "masked": masked, "stateless": stateless}
 LANGUAGES = {
     "all": "(i|e|f)*",
     "e-prop": "i*",

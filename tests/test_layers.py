@@ -23,6 +23,7 @@ DISTINCT = {language: name for name, language in reversed(LANGUAGES.items())}
 
 STACKS = {
     "two": network(["coupled", "leaky_rnn, tau trained"], "leaky", n=3),
+    "between": network(["leaky_rnn", "stateless", "leaky_rnn"], "leaky", n=2),
     "read": network(["leaky_rnn", "gru"], "linear", n=2, reads=(1, 0)),
     "skips": network(
         ["lstm", "masked", "alif, all trained"],
@@ -101,6 +102,13 @@ ALL = [pytest.param(x, marks=() if x in QUICK else slow) for x in DISTINCT if x 
 @pytest.mark.parametrize("language", ALL)
 def test_two_layers_under_every_language(language, how):
     against_the_oracle("two", language, False, how)
+
+
+@pytest.mark.parametrize("how", [None, 1, pytest.param((2, 1, 3), marks=slow)])
+@pytest.mark.parametrize("language", ["i*f*", *(pytest.param(x, marks=slow) for x in LANGUAGES.values()
+                                               if "f" in x and x != "i*f*")])  # fmt: skip
+def test_a_layer_without_time_between_two(language, how):
+    against_the_oracle("between", language, False, how)
 
 
 @pytest.mark.parametrize("how", [None, pytest.param((1, 4, 1), marks=slow)])

@@ -445,7 +445,57 @@ LOSSES = [
 
 # -- a call or more of each public function: (its name, the call, words) ---------------------------
 
+S = ej.synapses
 PUBLIC = [
+    # synapses
+    ("synapses.sparse", lambda: S.sparse(), ("fan_in, edges", "neither")),
+    ("synapses.sparse", lambda: S.sparse(3, edges=[(0, 1)]), ("fan_in, edges", "both")),
+    ("synapses.sparse", lambda: S.sparse(edges=[(0, 1, 2)]), ("edges", "[1, 3]", "[E, 2]")),
+    ("synapses.sparse", lambda: S.sparse(edges=[(0, 9)])(4, 4), ("edges", "9", "[0, 4)")),
+    ("synapses.sparse", lambda: S.sparse(np.zeros((2, 3), int))(4, 4),
+     ("fan_in", "[2, 3]", "[k, 4]")),
+    ("synapses.sparse", lambda: S.sparse(np.full((2, 4), 7))(4, 4), ("fan_in", "7", "[-1, 4)")),
+    ("synapses.sparse", lambda: S.sparse(0.5), ("fan_in", "0.5", "int")),
+    ("synapses.sparse", lambda: S.sparse(2, seed=-1), ("seed", "-1")),
+    ("synapses.masked", lambda: S.masked(np.ones((3, 4))), ("mask", "float64", "bool")),
+    ("synapses.masked", lambda: ej.cells.lif(3, 4, w_in=S.masked(np.ones((4, 4), bool))),
+     ("mask", "[4, 4]", "[3, 4]")),
+    ("cells.stateless", lambda: ej.cells.stateless(3, 4, activation=1), ("activation", "int")),
+    ("cells.lif", lambda: ej.cells.lif(3, 4, w_rec=S.sparse), ("w_rec", "function", "kind")),
+    ("cells.lif", lambda: ej.cells.lif(3, 4, w_rec=7), ("w_rec", "7", "kind")),
+    ("cells.lif", lambda: ej.cells.lif(3, 4, w_in=lambda m, n: m), ("w_in", "int", "kind")),
+    ("cells.lif", lambda: ej.cells.lif(3, 4, w_in=lambda m, n: S.dense()(n, n)),
+     ("w_in", "4 -> 4", "3 -> 4")),
+    ("cells.lif", lambda: ej.cells.lif(3, 4, connectivity=np.ones((4, 4), bool), w_rec=S.dense()),
+     ("connectivity, w_rec", "both")),
+    ("readouts.leaky", lambda: ej.readouts.leaky(3, 4, w_out=S.grouped(2)), ("groups", "2", "3")),
+    ("synapses.conv", lambda: S.conv((4, 4), 2, (3, 3)), ("shape, kernel",)),
+    ("synapses.conv", lambda: S.conv((4, 4, 1), 2, (3, 3), padding="same"),
+     ("padding", "'same'", "SAME")),
+    ("synapses.conv", lambda: ej.cells.lif(16, 9, w_in=S.conv((4, 4, 1), 2, (3, 3))),
+     ("channels", "4 × 4 × 2", "9")),
+    ("synapses.conv", lambda: ej.cells.lif(15, 32, w_in=S.conv((4, 4, 1), 2, (3, 3))),
+     ("shape", "4 × 4 × 1", "15")),
+    ("synapses.conv_shape", lambda: S.conv_shape((4, 4, 1), 2, (5, 5), padding="VALID"),
+     ("kernel", "(5, 5)")),
+    ("synapses.conv_shape", lambda: S.conv_shape((4, 4, 1), 2, (3, 3), stride=(1, 2, 1)),
+     ("stride", "(1, 2, 1)")),
+    ("synapses.grouped", lambda: ej.cells.lif(3, 4, w_rec=S.grouped(3)),
+     ("groups", "3", "divides 4")),
+    ("synapses.pooled", lambda: S.pooled(S.dense(), (4, 4, 1), 3), ("size", "3", "(4, 4)")),
+    ("synapses.pooled", lambda: ej.cells.lif(8, 4, w_in=S.pooled(S.dense(), (4, 4, 1), 2)),
+     ("shape", "16", "8")),
+    ("synapses.sparse", lambda: S.sparse(edges=[(0, 1)], delays=[1, 2])(4, 4),
+     ("delays", "[2]", "[1]")),
+    ("synapses.sparse", lambda: S.sparse(edges=[(0, 1)], delays=[-1])(4, 4), ("delays", "-1")),
+    ("synapses.delayed", lambda: S.delayed(S.dense, 1)(3, 4), ("kind", "function")),
+    ("synapses.delayed", lambda: S.delayed(S.dense(), -1), ("by", "-1", "steps")),
+    ("readouts.linear", lambda: ej.readouts.linear(3, 2, w_out=S.delayed(S.dense(), 1)),
+     ("w_out", "delayed dense", "without delays")),
+    ("synapses.by_distance",
+     lambda: S.by_distance(np.zeros((3, 2)), np.zeros((3, 1)), 1, 1.0), ("pre, post", "[3, 1]")),
+    ("synapses.by_distance",
+     lambda: S.by_distance(np.zeros((3, 1)), np.zeros((3, 1)), 4, 1.0), ("fan_in", "4", "3")),
     # rules and what is made of them
     ("bptt", lambda: ej.bptt(None, loss), ("net", "NoneType", "Network")),
     ("bptt", lambda: ej.bptt(NET, loss, activity_loss="rate"),
@@ -757,6 +807,7 @@ PUBLIC = [
 # Nothing is given, or an index into the arrays of a tiny network, which NumPy looks up.
 NOTHING_TO_REFUSE = {
     "tasks.digits", "tasks.japanese_vowels", "export.register", "paths.accepts", "paths.as_text",
+    "synapses.dense",
 } | {
     f"equations.{name}"
     for name in (

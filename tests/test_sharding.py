@@ -122,7 +122,7 @@ def test_gradients_over_8_devices_are_those_of_one(checks):
 
 
 def test_every_rule_over_every_kind_of_mesh(checks):
-    assert len(checks()["rules"]) == 14
+    assert len(checks()["rules"]) == 20
     assert max(checks()["rules"].values()) < 1e-12, checks()["rules"]
 
 
@@ -136,6 +136,7 @@ def test_every_rule_over_every_kind_of_mesh(checks):
         "no axis": "batch, units: got neither",
         "wrong axis": "units: got 'model', wanted an axis of the mesh",
         "one axis twice": "got 'units' for both",
+        "shared weights": "units: got w_rec of conv synapses, whose units share weights",
         "no mesh": "TypeError: mesh: got list",
         "no rule": "TypeError: rule: got Network",
         "mesh of 4": "axes: .* wanted sizes whose product is 8",

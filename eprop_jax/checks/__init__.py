@@ -27,6 +27,7 @@ from eprop_jax.checks.values import (
     fits,
     flag,
     folder,
+    indices,
     instance,
     is_callable,
     is_traced,
@@ -42,10 +43,12 @@ from eprop_jax.checks.values import (
     positive,
     real,
     same_for_all,
+    seed,
     size,
     steps,
+    within,
 )
-from eprop_jax.checks.wired import one_layer, usual_wiring, wiring
+from eprop_jax.checks.wired import matrices, one_layer, usual_wiring, wiring
 
 __all__ = [
     "array",
@@ -62,6 +65,7 @@ __all__ = [
     "flag",
     "folder",
     "form",
+    "indices",
     "inputs",
     "instance",
     "integers",
@@ -70,6 +74,7 @@ __all__ = [
     "key",
     "mapping",
     "mask",
+    "matrices",
     "names",
     "nonnegative",
     "number",
@@ -84,10 +89,12 @@ __all__ = [
     "real",
     "same",
     "same_for_all",
+    "seed",
     "sequence",
     "size",
     "state",
     "steps",
     "usual_wiring",
     "wiring",
+    "within",
 ]

@@ -140,13 +140,39 @@ def one_of(name: str, value, allowed) -> str:
     return value
 
 
-def mask(name: str, value, n: int) -> np.ndarray:
+def mask(name: str, value, shape: tuple[int, int] | None = None) -> np.ndarray:
     array = _array(name, value)
-    if array.shape != (n, n) or array.dtype != bool:
+    if array.ndim != 2 or array.dtype != bool or shape not in (None, array.shape):
+        sizes = "[n_pre, n_post]" if shape is None else str(list(shape))
         raise ValueError(
-            f"{name}: got {array.dtype} {list(array.shape)}, wanted bool [{n}, {n}], [pre, post]"
+            f"{name}: got {array.dtype} {list(array.shape)}, wanted bool {sizes}, [pre, post]"
         )
     return array.copy()
+
+
+def seed(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"{name}: got {value!r}, wanted an int >= 0")
+    return int(value)
+
+
+def indices(name: str, value, ndim: int) -> np.ndarray:
+    """Numbers of units."""
+    array = _array(name, value)
+    if array.ndim != ndim or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(
+            f"{name}: got {array.dtype} {list(array.shape)}, wanted ints with {ndim} axes"
+        )
+    return fits(name, array, np.int32).astype(np.int32)
+
+
+def within(name: str, value: np.ndarray, low: int, high: int) -> None:
+    """Each of them in [low, high)."""
+    if value.size and (value.min() < low or value.max() >= high):
+        raise ValueError(
+            f"{name}: got numbers from {value.min()} to {value.max()}, wanted them in "
+            f"[{low}, {high})"
+        )
 
 
 def key(name: str, value):

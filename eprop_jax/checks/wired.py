@@ -82,6 +82,19 @@ def sizes_fit(cells, readout, inputs: Inputs, reads: tuple[int, ...]) -> None:
         raise ValueError(f"readout: has n_units={readout.n_units}, wanted {units(reads)}, {whose}")
 
 
+def matrices(name: str, net):
+    """Refuse synapses that are no matrix [pre, post], or late, where something is written for those."""
+    layers = [("cell", cell) for cell in net.cells] + [("readout", net.readout)]
+    for where, layer in layers:
+        for line, s in layer.synapses.items():
+            if not s.matrix or s.delay:
+                raise ValueError(
+                    f"{name}: got {line} of {s.name} synapses in its {where}, wanted "
+                    "matrices [pre, post], which is what this is written for"
+                )
+    return net
+
+
 def one_layer(name: str, net):
     """Refuse a stack, where something is written for one layer."""
     if net.stacked:

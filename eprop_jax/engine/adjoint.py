@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine.operators import CoState, along, each, total
+from eprop_jax.engine.operators import CoState, Parts, along, each, total
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Path
+from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Array, Cell, Maybe, PyTree
 
 Which = tuple[int | None, ...]
@@ -93,6 +94,8 @@ class Reached(NamedTuple):
     """∂̃c⁰, before the chunk, by component: [*lead, B, n]"""
     dtheta: Any = ()
     """Σ_t of what reaches θ_j, {name: [*lead, B, n]}"""
+    dinitial: Any = ()
+    """Σ over resets of what reaches a trained initial state, {component: [*lead, B, n]}"""
 
 
 class Swept(NamedTuple):
@@ -104,11 +107,14 @@ class Swept(NamedTuple):
     """what arrives at c⁰, by component: [S, *lead, B, n]"""
     dtheta: dict[int, dict[str, Maybe]]
     """Σ_t of what reaches θ_j, by place: {name: [*lead, B, n]}"""
+    dinitial: dict[int, dict[str, Maybe]]
+    """Σ over resets of what reaches a trained initial state, likewise"""
 
     def at(self, q: int) -> Reached:
         """What it finds of the co-state at this place."""
         dc_0 = tuple(each(lambda x: x[q], x) for x in self.dc_0)
-        return Reached(self.da.get(q, {}), dc_0, self.dtheta.get(q, {}))
+        of_unit = self.dtheta.get(q, {}), self.dinitial.get(q, {})
+        return Reached(self.da.get(q, {}), dc_0, *of_unit)
 
 
 class Later(NamedTuple):
@@ -116,10 +122,12 @@ class Later(NamedTuple):
 
     dc: tuple[Maybe, ...]
     """∂c^{t+1}/∂c^t.T ∂̃c_{q·i}^{t+1}, by component"""
-    dh: Maybe
-    """∂c^{t+1}/∂h^t.T ∂̃c_{q·e}^{t+1}"""
+    dh: tuple[Maybe, ...]
+    """∂c^{t+1}/∂h^t.T ∂̃c_{q·e}^{t+1}; and what synapses with delays send to h^{t-1}, h^{t-2}, …"""
     dtheta: tuple[Maybe, ...]
     """Σ over later steps of what reaches θ, one a name: [starts, *lead, B, n]"""
+    dinitial: tuple[Maybe, ...]
+    """Σ over later resets of what reaches the initial state, one a component: [starts, *lead, B, n]"""
 
 
 class Direct(NamedTuple):
@@ -148,20 +156,29 @@ def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
 
     entries = [([s.x for s in part.sources], part.dL_dc) for part in parts]
     xs = (path.c_tm1, path.a, entries, path.resets, path.c_t)
-    c_1, a_1, first, *_ = jax.tree.map(lambda x: x[0], xs)
-    zero, names = (None,) * len(unitwise.floats(path.c_K)), sorted(p.get("theta", {}))
-    start = [Later(part.dc_K or zero, None, (None,) * len(names)) for part in parts]
-    start = _settled(through, jax.eval_shape(local, c_1, a_1, path.c_K), start, first)
+    c_1, a_1, first, resets_1, _ = jax.tree.map(lambda x: x[0], xs)
+    components, names = unitwise.components(path.c_K), sorted(p.get("theta", {}))
+    zero = (None,) * len(components)
+    nothing = (None,) * (1 + cell.synapses["w_rec"].delay if "w_rec" in p else 1)
+    start = [Later(part.dc_K or zero, nothing, (None,) * len(names), zero) for part in parts]
+
+    def once(J, laters, entries):
+        return cut(cell, p, path.c_K, resets_1, parts, through(J, laters, entries)[0])
+
+    start = _settled(once, jax.eval_shape(local, c_1, a_1, path.c_K), start, first)
     (c_0, laters), da = jax.lax.scan(step, (path.c_K, start), xs, reverse=True)
     d, gates = jac.output_operators(*jac.output_blocks(cell, p, c_0)), unitwise.gate_names(p)
 
     def swept(part, later, da):
-        dh_0 = CoState((later.dh,))  # h^0 → c^1 is a jump too
+        dh_0 = CoState(later.dh[:1])  # h^0 → c^1 is a jump too
         dc_0 = d.dh_dc.T @ dh_0 + CoState(later.dc)
         dtheta = d.dh_dtheta.T @ at(part.starts, dh_0) + CoState(later.dtheta)
-        starts = (named(names, one(k, dtheta)) for k in range(len(part.starts)))
+        number = range(len(part.starts))
+        starts = (named(names, one(k, dtheta)) for k in number)
+        initial = (named(list(components), one(k, CoState(later.dinitial))) for k in number)
         kept = (named(gates, x) for x in da)
-        return Swept(dict(zip(part.keep, kept)), dc_0.parts, dict(zip(part.starts, starts)))
+        of_unit = (dict(zip(part.starts, x)) for x in (starts, initial))
+        return Swept(dict(zip(part.keep, kept)), dc_0.parts, *of_unit)
 
     return [swept(*each) for each in zip(parts, laters, da)]
 
@@ -171,13 +188,16 @@ def back(
 ) -> tuple[Later, list[CoState]]:
     """Through one step, for one part. What step t + 1 has sent is the last term of Eq. 2, and of 3."""
     L = entering(d, part, *entry)
-    dh = L.dh + CoState((later.dh,))  # Eq. 2
+    dh = L.dh + CoState(later.dh[:1])  # Eq. 2
     dc = L.dc + d.dh_dc.T @ dh + CoState(later.dc)  # Eq. 3
     da = d.dc_da.T @ dc
     dtheta = CoState(later.dtheta) + to_theta(d, at(part.starts, dh), at(part.starts, dc))
     dc_tm1 = at(tuple(m.i for m in part.moves), d.dc_dc.T @ dc)
     kept = [jax.tree.map(part.split, one(q, da)) for q in part.keep]
-    return _fill(Later(dc_tm1.parts, jump(da), dtheta.parts), later), kept
+    on_its_way = zip((*later.dh[1:], None), jump(da))
+    sent = tuple(total(*each) for each in on_its_way)
+    found = Later(dc_tm1.parts, sent, dtheta.parts, later.dinitial)
+    return _fill(found, later), kept
 
 
 def still(cell: Cell, p: dict, path: Path, part: Part) -> Swept:
@@ -193,7 +213,7 @@ def still(cell: Cell, p: dict, path: Path, part: Part) -> Swept:
     da, dtheta = jax.vmap(of_step)(J, [s.x for s in part.sources], part.dL_dc)
     dtheta = jax.tree.map(lambda x: x.sum(0), dtheta)
     names = sorted(p.get("theta", {}))
-    return Swept({0: named(unitwise.gate_names(p), da)}, (), {0: named(names, dtheta)})
+    return Swept({0: named(unitwise.gate_names(p), da)}, (), {0: named(names, dtheta)}, {})
 
 
 def to_theta(d: jac.Operators, dh: CoState, dc: CoState) -> CoState:
@@ -209,8 +229,8 @@ def cut(
     parts: list[Part],
     laters: list[Later],
 ) -> list[Later]:
-    """What goes on to step t − 1: of examples that start afresh at t, nothing. But their h^0 may depend
-    on θ by itself."""
+    """What goes on to step t − 1: of examples that start afresh at t, nothing. But their c^0 may be
+    trained, and their h^0 may depend on θ by itself."""
     if resets_t is None:
         return laters
     d = jac.output_operators(*jac.output_blocks(cell, p, c_tm1))
@@ -218,41 +238,48 @@ def cut(
     keep = lambda tree, on: jax.tree.map(lambda x: only(x, on), tree)
 
     def of_part(part, later):
-        fresh = CoState((keep(later.dh, True),))
+        fresh = CoState((keep(later.dh[0], True),))
         dtheta = d.dh_dtheta.T @ at(part.starts, fresh) + CoState(later.dtheta)
-        return Later(keep(later.dc, False), keep(later.dh, False), dtheta.parts)
+        dinitial = CoState(later.dinitial)
+        if "initial" in p:
+            dc_0 = d.dh_dc.T @ fresh + CoState(keep(later.dc, True))
+            dinitial = dinitial + at(part.starts, dc_0)
+        return Later(keep(later.dc, False), keep(later.dh, False), dtheta.parts, dinitial.parts)
 
     return [of_part(*each) for each in zip(parts, laters)]
 
 
-def jumps_of(cell: Cell, p: dict, moves: tuple[Onward, ...]) -> Callable[[CoState], Maybe]:
-    """∂̃a^{t+1} of all co-states -> Σ_k w_jk ∂̃a_k^{t+1} of each one's q·e, which arrives at ∂̃h^t. The
-    product is taken only for the co-states that some e leads to, w_jj alone for those that s does."""
+def jumps_of(cell: Cell, p: dict, moves: tuple[Onward, ...]) -> Callable[[CoState], Parts]:
+    """∂̃a^{t+1} of all co-states -> Σ_k w_jk ∂̃a_k^{t+1} of each one's q·e, arriving at ∂̃h^t (and, by
+    synapses with delays, at ∂̃h^{t-1}, …). The product is taken only for the co-states that some e
+    leads to, w_jj alone for those that s does."""
     w_rec, gates = unitwise.as_gates(p.get("w_rec", {})), unitwise.gate_names(p)
     by_e, by_s = tuple(m.e for m in moves), tuple(m.s for m in moves)
     apart = by_e != by_s
+    nothing: Parts = (None,) * (1 + cell.synapses["w_rec"].delay if w_rec else 1)
     used_e, place_e = numbered(by_e)
     used_s, place_s = numbered(by_s if apart else ())
     if not w_rec or not (used_e or used_s):
-        return lambda da: None
-    w_jj: dict[str, Any] = {g: jnp.diagonal(x) if apart else None for g, x in w_rec.items()}
-    others = {g: x - jnp.diag(w_jj[g]) if apart else x for g, x in w_rec.items()}
-    w = jnp.concatenate(list(others.values()), 1).T
+        return lambda da: nothing
+    synapses = cell.synapses["w_rec"]
+    w_jj = {g: use.own(synapses, x) for g, x in w_rec.items()} if apart else {}
+    every = use.back(synapses, w_rec)
 
     def jumps(da):
-        of = named(gates, da)
-        there = [x for x in (of[g] for g in w_rec) if x is not None]
-        if not there:
-            return None
-        of = {g: jnp.zeros_like(there[0]) if of[g] is None else of[g] for g in w_rec}
-        by_others = by_itself = None
+        of = {g: x for g, x in named(gates, da).items() if g in w_rec and x is not None}
+        if not of:
+            return nothing
+        by_itself = lambda used: total(
+            *(along(w_jj[g], x, 0) * pick(x, used) for g, x in of.items())
+        )
+        to_e = to_s = None
         if used_e:
-            x = jnp.concatenate([pick(x, used_e) for x in of.values()], -1)
-            by_others = pick(cell.wires.share(x @ w), place_e)
+            to_e = every({g: pick(x, used_e) for g, x in of.items()})
+            to_e = pick(to_e - by_itself(used_e) if apart else to_e, place_e)
         if used_s:
-            own = total(*(along(w_jj[g], x, 0) * pick(x, used_s) for g, x in of.items()))
-            by_itself = pick(own, place_s)
-        return total(by_others, by_itself)
+            to_s = pick(by_itself(used_s), place_s)
+        found = total(to_e, to_s)
+        return nothing if found is None else tuple(jnp.split(found, len(nothing), -1))
 
     return jumps
 
@@ -332,7 +359,7 @@ def _settled(through: Callable, J: jac.Blocks, carry: PyTree, entries: PyTree) -
     """The carry with zeros in place of each None that some step would fill. A co-state that is zero
     whatever the values are stays None, and costs nothing."""
     while True:
-        after, _ = jax.eval_shape(through, J, carry, entries)
+        after = jax.eval_shape(through, J, carry, entries)
         filled = _fill(carry, after)
         if jax.tree.structure(filled) == jax.tree.structure(carry):
             return jax.tree.map(lambda now, then: jnp.broadcast_to(now, then.shape), carry, after)

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from eprop_jax.engine import adjoint, influence, objective, products, seeds
 from eprop_jax.engine.adjoint import Reached
 from eprop_jax.engine.influence import At, Influence
-from eprop_jax.engine.operators import total
+from eprop_jax.engine.operators import Parts, scaled, total
+from eprop_jax.engine.traces import heard
 from eprop_jax.network import unitwise
 from eprop_jax.network.forward import before
 from eprop_jax.network.stacks import Path
-from eprop_jax.network.types import Array, Maybe, RuleSpec, State
+from eprop_jax.network.synapses import use
+from eprop_jax.network.types import Array, Cell, FirstCarry, Maybe, RuleSpec, State
 
 
 def gradient(of: Influence | None) -> Callable:
@@ -25,7 +27,10 @@ def gradient(of: Influence | None) -> Callable:
     def of_chunk(spec: RuleSpec, params: dict, carry: Any, data: objective.Data, keep: bool):
         chunk = objective.meet(spec, params, carry.state, data)
         if of is None or not keep:
-            da, grads, grads_out = without_traces(spec, params, chunk)
+            da, grads, grads_out, dc_0 = without_traces(spec, params, chunk)
+            if isinstance(carry, FirstCarry):
+                by_first = products.at_first(params["cell"], chunk.run.c_0, dc_0, carry.first)
+                grads, carry = products.add(grads, by_first), carry.spent
         else:
             at = At(spec, params, carry.state, of.filtered(spec))
             S = influence.opened(of, at, carry)
@@ -43,35 +48,42 @@ def gradient(of: Influence | None) -> Callable:
 
         def dL_dxs():
             own = without_traces(spec, params, chunk)[0] if da is None else da
-            return to_inputs(spec, params, own, data.xs)
+            return to_inputs(spec, params, own, data.xs, data.resets)
 
         run = chunk.run
-        carry = carry._replace(state=State(run.c_K, run.y[-1]))
+        carry = carry._replace(state=State(run.c_K, run.y[-1], run.past))
         out = objective.finish(spec, params, chunk, grads)
         return carry, out, None if spec.language is None else dL_dxs
 
     return of_chunk
 
 
-def to_inputs(spec: RuleSpec, params: dict, da: dict, xs: Array) -> Array:
+def to_inputs(spec: RuleSpec, params: dict, da: dict, xs: Array, resets: Array | None) -> Array:
     """∂L/∂x^t = Σ_gates w_in ∂̃a^t: [K, B, n_in]."""
     w_in = unitwise.as_gates(params["cell"].get("w_in", {}))
-    terms = [da[g] @ w.T for g, w in w_in.items() if da[g] is not None]
-    return spec.network.cell.wires.total(sum(terms, jnp.zeros_like(xs)))
+    heard = {g: da[g] for g in w_in if da[g] is not None}
+    if not heard:
+        return jnp.zeros_like(xs)
+    s = spec.network.cell.synapses["w_in"]
+    return use.unlagged(s, use.back(s, w_in)(heard), resets)
 
 
 class Layers(NamedTuple):
     """The cell and the read-out of one chunk, as the sweeps see them."""
 
+    cell: Cell
+    readout: Cell
     path: Path
     lines: dict[str, Array]
     path_out: Path
     run: Any
 
     @staticmethod
-    def of(chunk: objective.Chunk) -> Layers:
+    def of(spec: RuleSpec, chunk: objective.Chunk) -> Layers:
         run = chunk.run
         return Layers(
+            spec.network.cell,
+            unitwise.as_cell(spec.network.readout),
             Path(run.c_tm1, run.c_K, run.a, run.resets, None if run.ends is None else run.ends[0]),
             {"w_in": run.x, "w_rec": run.heard},
             Path(run.y_tm1, run.y[-1], run.a_out, run.resets, None if run.ends is None else run.y),
@@ -81,15 +93,17 @@ class Layers(NamedTuple):
     def readout_gradient(self, p_out: dict, s: Reached) -> list[Array]:
         """Σ_t Σ_batch h^t ⊗ ∂̃a_out^t."""
         late, lines, da_K = self._late(s)
-        grads = products.gradient(p_out, late, lines)
-        last = {"w_out": self.run.h_K.T @ da_K, "bias": da_K.sum(0)}
+        grads = products.gradient(self.readout, p_out, late, lines)
+        w_out = self.readout.synapses["w_out"]
+        of_w = use.collect(w_out, self.run.h_K, da_K)
+        last = {"w_out": of_w, "bias": da_K.sum(0)}
         return _add_last(p_out, grads, last)
 
     def readout_sources(self, p_out: dict, s: Reached) -> list[Maybe]:
         """Σ_t h^t ⊗ ∂̃a_out^t an example."""
         late, lines, da_K = self._late(s)
-        fresh = [row[0] for row in products.sources(p_out, [late], lines)]
-        last = {"w_out": self.run.h_K[:, :, None] * da_K[:, None, :], "bias": da_K}
+        fresh = [row[0] for row in products.sources(self.readout, p_out, [late], lines)]
+        last = {"w_out": scaled(da_K, heard(self.readout, "w_out", self.run.h_K)), "bias": da_K}
         return _add_last(p_out, fresh, last)
 
     def _late(self, s: Reached) -> tuple[Reached, dict, Array]:
@@ -107,12 +121,14 @@ def _add_last(params: dict, terms: list, last: dict[str, Array]) -> list:
     return [total(x, last.get(path[0].key)) for x, path in zip(terms, paths)]
 
 
-def without_traces(spec: RuleSpec, params: dict, chunk: objective.Chunk) -> tuple[dict, list, list]:
-    """The chunk alone: the adjoint at K = T. (∂̃a, the cell's gradient, the read-out's)"""
+def without_traces(
+    spec: RuleSpec, params: dict, chunk: objective.Chunk
+) -> tuple[dict, list, list, Parts]:
+    """The chunk alone: the adjoint at K = T. (∂̃a, the cell's gradient, the read-out's, ∂̃c⁰)"""
     net, p, p_out = spec.network, params["cell"], params["readout"]
-    layers = Layers.of(chunk)
+    layers = Layers.of(spec, chunk)
     (back,) = seeds.at_readout(net.readout, p_out, layers.path_out, [seeds.of_loss(chunk.dL_dy)])
     part = seeds.loss_part(spec, params, chunk, back)
     s = adjoint.sweep(net.cell, p, layers.path, [part])[0].at(0)
     grads_out = layers.readout_gradient(p_out, back)
-    return s.da, products.gradient(p, s, layers.lines), grads_out
+    return s.da, products.gradient(net.cell, p, s, layers.lines), grads_out, s.dc_0

@@ -24,6 +24,7 @@ from eprop_jax.network.types import (
     NO_STEPS,
     Array,
     Carry,
+    FirstCarry,
     LearningRule,
     Network,
     PyTree,
@@ -79,8 +80,8 @@ def language_of(spec: RuleSpec) -> str:
     return spec.language
 
 
-def build(spec: RuleSpec, begun: Callable, gradient: Callable) -> LearningRule:
-    """init, step and whole of a rule, from its traces and its gradient.
+def build(spec: RuleSpec, begun: Callable, gradient: Callable, traced: bool = True) -> LearningRule:
+    """init, step and whole of a rule, from its traces (if it is `traced`) and its gradient.
 
     `begun(spec, params, state, B)` gives the carry before any step, whose first field is `state`;
     `gradient(spec, params, carry, data, keep)` works on one batch axis, in the compute dtype. Without
@@ -95,13 +96,7 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable) -> LearningRule:
     def check(params):
         checks.parameters(params, expected, feedback_like(net), reads_B, spec.name)
 
-    def begin(params, batch_shape):
-        """The carry, before any step."""
-        state = init_state(net, params, batch_shape)
-        b = math.prod(batch_shape)
-        one_axis = jax.tree.map(lambda x: x.reshape(b, x.shape[-1]), state)
-        carry = begun(spec, compute(net, params), one_axis, b)._replace(state=())
-        return unfolded(carry, b, batch_shape)._replace(state=state)
+    begin = functools.partial(beginning, spec, begun)
 
     def like_init(params, batch):
         """The form of the carry, found once for each batch and dtype, where the cell's own functions
@@ -109,11 +104,14 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable) -> LearningRule:
         key = batch, compute_dtype(params)
         if key not in known:
             check_unit(net, params)
+            if spec.moves and not any(m.e is not None or m.s is not None for m in spec.moves):
+                jax.eval_shape(functools.partial(check_initial, spec), params)
             known[key] = jax.eval_shape(lambda p: begin(p, batch), params)
         return known[key]
 
     def check_start(params, batch_shape):
         check(params)
+        check_delays(spec, params, traced)
         like_init(params, checks.batch(batch_shape))
 
     def check_step(params, carry, xs, ys, steps=NO_STEPS):
@@ -123,6 +121,7 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable) -> LearningRule:
 
     def check_whole(params, xs, ys, steps=NO_STEPS):
         check(params)
+        check_delays(spec, params, False)
         like_init(params, checks.sequence(xs, ys, net.n_in, steps))
 
     def start(params, batch_shape):
@@ -135,7 +134,7 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable) -> LearningRule:
 
     def whole(params, xs, ys, steps=NO_STEPS, window=None):
         check_whole(params, xs, ys, steps)
-        carry = Carry(init_state(net, params, xs.shape[1:-1]))
+        carry = beginning(spec, without_traces, params, xs.shape[1:-1])
         return advance(spec, params, carry, xs, ys, steps, False, window)[1:]
 
     started = checks.explained(jax.jit(start, static_argnums=1), check_start)
@@ -154,7 +153,8 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable) -> LearningRule:
 def of_influence(spec: RuleSpec, influence: Influence | None) -> LearningRule:
     """A rule of one layer, by its own traces; None: it keeps none."""
     begun = without_traces if influence is None else started(influence)
-    return build(spec._replace(influence=influence), begun, chunks.gradient(influence))
+    traced = influence is not None
+    return build(spec._replace(influence=influence), begun, chunks.gradient(influence), traced)
 
 
 def carry_of(rule: LearningRule, params: PyTree, batch: tuple[int, ...]) -> Any:
@@ -167,9 +167,18 @@ def carry_of(rule: LearningRule, params: PyTree, batch: tuple[int, ...]) -> Any:
     return jax.eval_shape(lambda p: rule.init(p, batch), params)
 
 
-def without_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> Carry:
+def beginning(spec: RuleSpec, begun: Callable, params: dict, batch_shape: tuple[int, ...]) -> Any:
+    """The carry before any step."""
+    state, b = init_state(spec.network, params, batch_shape), math.prod(batch_shape)
+    one_axis = jax.tree.map(lambda x: x.reshape(b, x.shape[-1]), state)
+    carry = begun(spec, compute(spec.network, params), one_axis, b)._replace(state=())
+    return unfolded(carry, b, batch_shape)._replace(state=state)
+
+
+def without_traces(spec: RuleSpec, params: dict, state: State, batch: int) -> Any:
     """The carry of a rule that keeps nothing but the network's state."""
-    return Carry(state)
+    trained = any("initial" in p for p in by_layer(spec.network, params["cell"]))
+    return FirstCarry(state, jnp.ones(batch, state.y.dtype)) if trained else Carry(state)
 
 
 def unfolded(carry: Any, size: int, batch: tuple[int, ...]) -> Any:
@@ -207,6 +216,45 @@ def advance(
     return carry, objective.unfold(params, out, batch), None if dL_dxs is None else as_xs
 
 
+def check_delays(spec: RuleSpec, params: dict, traced: bool) -> None:
+    """A trace holds what has arrived. What is still on its way on a synapse with a delay, no trace
+    holds: a rule that follows paths over it has whole sequences alone."""
+    for l, (cell, p) in enumerate(zip(spec.network.cells, by_layer(spec.network, params["cell"]))):
+        late = {line for line, s in cell.synapses.items() if s.delay and line in p}
+        nodes = spec.costates(params) if late and spec.costates else ()
+        mine = [x for x in nodes if x.layer == l] if spec.costates else spec.moves
+        if "w_rec" in late and any(x.e != x.s for x in mine):
+            raise ValueError(
+                f"net: got delays on w_rec of layer {l} under {spec.name}, which tells s from e, "
+                "wanted synapses without delays"
+            )
+        jumps = not (spec.costates or spec.moves)  # not told: a rule of one's own
+        over = {"w_rec"} if jumps or any((x.e, x.s) != (None, None) for x in mine) else set()
+        over |= {"w_in"} if any(above == l for x in nodes for above, _ in x.f) else set()
+        if traced and late & over:
+            raise ValueError(
+                f"net: got delays on {', '.join(sorted(late & over))} of layer {l} under {spec.name}, "
+                "whose traces would follow paths over them, wanted whole sequences (ej.value_and_grad "
+                "without chunk), or a rule that takes no such path, such as ej.eprop"
+            )
+
+
+def check_initial(spec: RuleSpec, params: dict) -> None:
+    """Of a rule that takes no jump: from an initial value that its own unit does not keep, nothing goes
+    on."""
+    cell, p = spec.network.cell, compute(spec.network, params)["cell"]
+    c = jax.eval_shape(lambda p: cell.initial_state(p, (1,)), p)
+    J = jax.eval_shape(functools.partial(jac.structure, cell), p, c)
+    for name in p.get("initial", {}):
+        r = unitwise.components(c)[name]
+        if all(row[r] is None for row in J.D):
+            raise ValueError(
+                f"params['cell']['initial']['{name}']: got no path to the loss under {spec.name}, "
+                "which takes no jump, so that its gradient would be a silent zero; wanted a component "
+                "that its unit keeps, trained by itself (trainable=('initial.…',)), or ej.m_order_eprop"
+            )
+
+
 def check_unit(net: Network, params: dict) -> None:
     """The cell's and the read-out's one-unit functions, tried on shapes alone."""
     jax.eval_shape(functools.partial(_try_unit, net), params)
@@ -225,9 +273,8 @@ def _try_unit(net: Network, params: dict) -> None:
         values = jax.tree.map(scalar, unitwise.theta(layer, p))
         functions.unit_functions(layer, jax.tree.map(scalar, c), drive, values)
         J = jac.structure(layer, p, c)
-        lines = dict.fromkeys(("w_in", "w_rec", "w_out"))
         for (path, _), entry in zip(
-            jax.tree.leaves_with_path(p), tr.entries(p, J, lines), strict=True
+            jax.tree.leaves_with_path(p), tr.entries(layer, p, c, J, {}), strict=True
         ):
             alive = tr.reached(J, entry, "w_rec" in p)
             if entry.xi is None and all(J.psi[c] is None for c in alive):

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, recursions
 from eprop_jax.engine import traces as tr
-from eprop_jax.engine.operators import Ends, Gradient, Local, Near, Places
+from eprop_jax.engine.operators import Ends, Gradient, Heard, Local, Near, Places
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import Array, Cell, Gamma, Maybe, PyTree, RuleSpec, State
+from eprop_jax.network.types import Array, Cell, Gamma, PyTree, RuleSpec, State
 
 
 class Influence(NamedTuple):
@@ -80,15 +81,16 @@ def _zeros(of: tuple[Cell, dict, PyTree], *ends: Any) -> PyTree:
     return tr.zeros(*of, jac.structure(*of), unitwise.floats(of[2])[0].shape[0], *ends)
 
 
-def _local_opened(at: At, tree: PyTree) -> Local:
-    return Local(tuple(tr.unpack(*at.cell[1:], tree)))
+def _opened(of: tuple[Cell, dict, PyTree], tree: PyTree) -> Local:
+    return Local(tuple(tr.unpack(*of, tree, jac.shared_positions(of[0], of[2]))))
 
 
 def _no_gamma(at: At) -> Gamma:
     (batch, n_out), dtype = at.state.y.shape, at.state.y.dtype
     ends = 1 if at.filtered else n_out
-    of_cell = lambda w: jnp.zeros((batch, ends, *w.shape), dtype)
-    return Gamma(READOUT.zeros(at), jax.tree.map(of_cell, at.params["cell"]))
+    cell, p, _ = at.cell
+    of_leaf = lambda path, w: jnp.zeros((batch, ends, *tr.trace_shape(cell, path, w)), dtype)
+    return Gamma(READOUT.zeros(at), jax.tree_util.tree_map_with_path(of_leaf, p))
 
 
 def _gamma_opened(at: At, gamma: Gamma) -> Gamma:
@@ -105,22 +107,28 @@ def _packed(at: At, trace: Local | Ends) -> PyTree:
     return tr.pack(*at.cell[1:], list(trace.leaves))
 
 
-LOCAL = Kind(lambda at: _zeros(at.cell), _local_opened, _packed)
-OWN = Kind(lambda at: _zeros(at.cell, None, True), _local_opened, _packed)
+LOCAL = Kind(lambda at: _zeros(at.cell), lambda at, tree: _opened(at.cell, tree), _packed)
+OWN = Kind(
+    lambda at: _zeros(at.cell, None, True),
+    lambda at, tree: Local(tuple(tr.unpack(*at.cell, tree))),
+    _packed,
+)
 ENDS = Kind(
-    lambda at: _zeros(at.cell, at.cell[0].n_units, True),
-    lambda at, tree: Ends(tuple(tr.unpack(*at.cell[1:], tree)), at.cell[0].n_units),
+    lambda at: _zeros(at.cell, np.eye(at.cell[0].n_units), True),
+    lambda at, tree: Ends(tuple(tr.unpack(*at.cell, tree)), at.cell[0].n_units),
     _packed,
     lambda at: at.cell[0].n_units,
 )
+BEYOND = dataclasses.replace(ENDS, zeros=lambda at: jax.tree.map(jnp.zeros_like, ENDS.zeros(at)))
 
 
 def near(places: Places) -> Kind:
     """A trace that ends at some units alone."""
-    size = places.at.shape[0]
+    size, n = places.at.shape
+    itself = np.eye(size, 1) * np.ones(n)  # a unit's first place is its own
     return Kind(
-        lambda at: _zeros(at.cell, size, True),
-        lambda at, tree: Near(tuple(tr.unpack(*at.cell[1:], tree)), places),
+        lambda at: _zeros(at.cell, itself, True),
+        lambda at, tree: Near(tuple(tr.unpack(*at.cell, tree)), places),
         _packed,
         lambda at: size,
     )
@@ -129,7 +137,7 @@ def near(places: Places) -> Kind:
 GAMMA = Kind(_no_gamma, _gamma_opened, _gamma_closed)
 READOUT = Kind(
     lambda at: _zeros(at.readout),
-    lambda at, tree: Local(tuple(tr.unpack(*at.readout[1:], tree))),
+    lambda at, tree: _opened(at.readout, tree),
     lambda at, trace: tr.pack(*at.readout[1:], list(trace.leaves)),
 )
 
@@ -142,20 +150,30 @@ class Zero(NamedTuple):
     params: dict
     local: Kind = LOCAL
     """a trace whose paths stay inside their unit, as ε: [B, lines, n] a component, or, of one whose
-    decay all units share, [B, lines, 1]"""
+    decay all units share, [B, n_pre, 1]"""
     own: Kind = OWN
     """a trace whose paths come back to their unit by w_jj too: [B, lines, n]"""
     ends: Kind = ENDS
-    """a trace that ends at every unit, as α and β: [B, n, lines, n] a component"""
+    """a trace that ends at every unit, as α: [B, n, lines, n] a component"""
+    beyond: Kind = BEYOND
+    """the same of paths that have left their unit, as β"""
     gamma: Kind = GAMMA
     """the read-out's own traces, `gamma.readout`, and those of the cell through it, `gamma.cell`"""
     readout: Kind = READOUT
     """the read-out's own alone"""
+    cell: Any = None
+
+    def each_line(self, lead: tuple[int, ...]) -> PyTree:
+        """Zeros of your own for each parameter of the cell, line by line as a trace has them:
+        [*lead, lines, n] of weights, else [*lead, n]."""
+        dtype = self.state.y.dtype
+        of = lambda path, w: jnp.zeros((*lead, *tr.trace_shape(self.cell, path, w)), dtype)
+        return jax.tree_util.tree_map_with_path(of, self.params["cell"])
 
 
 def each(influence: Influence, at: At, of_trace: Callable, of_own: Callable, *carries: Any) -> Any:
     """of_trace(kind, trace, …) over a carry; of_own(what `start` gives, array, …) of its own arrays."""
-    kinds: Any = influence.start(Zero(at.state, at.params))
+    kinds: Any = influence.start(Zero(at.state, at.params, cell=at.cell[0]))
     if getattr(kinds, "_fields", ("",))[0] != "state":
         raise TypeError(
             f"start: got {type(kinds).__name__} from it, wanted a NamedTuple whose first field is state"
@@ -214,19 +232,19 @@ def begun(influence: Influence, at: At, S: Any, resets_t: Array | None) -> Any:
     def chosen(new: Any, old: Array) -> Array:
         return jnp.where(resets_t.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
-    empty = lambda _, trace: jax.tree.map(lambda x: chosen(0, x), trace)
-    return each(influence, at, empty, chosen, S)
+    fresh = lambda kind, trace: jax.tree.map(chosen, kind.opened(at, kind.zeros(at)), trace)
+    return each(influence, at, fresh, chosen, S)
 
 
 def fitted(S: Any, after: Any) -> Any:
     """New traces of the old ones' shapes: zeros where nothing arrived."""
 
-    def fit(like: Array, x: Maybe) -> Array:
-        return jnp.zeros_like(like) if x is None else jnp.broadcast_to(x, like.shape)
+    fit = lambda like, x: tr.fitted(x, like)
+    by_heard = lambda x: isinstance(x, Heard)
 
     def of(name: str) -> Any:
         try:
-            return jax.tree.map(fit, getattr(S, name), getattr(after, name))
+            return jax.tree.map(fit, getattr(S, name), getattr(after, name), is_leaf=by_heard)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"advance: got {name} of another form than start gives it, wanted the same (a trace "
@@ -246,7 +264,7 @@ def advanced(
         S = begun(influence, at, S, resets_t)
         d = recursions.moment(at.spec, at.params, t, at.filtered)
         after, dL_dw, dL_dv = of_advance(S, influence.advance(S, d))
-        found = leaves(at.params, "cell", dL_dw), leaves(at.params, "readout", dL_dv)
+        found = leaves(at, "cell", dL_dw), leaves(at, "readout", dL_dv)
         return fitted(S, after), found
 
     steps = recursions.Instant.of(chunk), chunk.run.resets
@@ -284,12 +302,13 @@ def of_advance(S: Any, found: Any) -> tuple[Any, Gradient, Gradient]:
     return found
 
 
-def leaves(params: dict, layer: str, found: Gradient) -> list[Array]:
-    """One array a parameter of the cell or the read-out."""
-    for (path, _), x in zip(jax.tree.leaves_with_path(params[layer]), found.leaves, strict=True):
+def leaves(at: At, layer: str, found: Gradient) -> list[Array]:
+    """One array a parameter of the cell or the read-out, like it."""
+    cell, p, _ = at.cell if layer == "cell" else at.readout
+    for (path, _), x in zip(jax.tree.leaves_with_path(p), found.leaves, strict=True):
         if x is None:
             raise ValueError(
                 f"advance: its gradient has nothing for params['{layer}']{jax.tree_util.keystr(path)}, "
                 "wanted a path from each parameter to the loss (no gradient is silently zero)"
             )
-    return list(found.leaves)
+    return tr.tied(cell, p, found.leaves)

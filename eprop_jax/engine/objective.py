@@ -24,8 +24,7 @@ from eprop_jax.network.types import (
     State,
     StepOutput,
     Steps,
-    Wires,
-    each_layer,
+    Units,
 )
 from eprop_jax.network.units import compute_dtype
 
@@ -48,11 +47,6 @@ class Chunk(NamedTuple):
     @property
     def loss(self) -> Array:
         return (jnp.sum(self.losses) + jnp.sum(self.activity)) / self.losses.shape[1]
-
-
-def masked(net: Network, grads: dict) -> dict:
-    """A synapse that does not exist has no gradient."""
-    return {**grads, "cell": each_layer(net, forward.existing, grads["cell"])}
 
 
 def losses_of(net: Network, given: Any) -> tuple:
@@ -107,7 +101,7 @@ def _scalar(name: str, loss: Any, dtype: Any) -> Callable[..., Array]:
 
 
 def activity_losses(
-    loss: Callable | None, wires: Wires, h: Array, data: Data
+    loss: Callable | None, units: Units, h: Array, data: Data
 ) -> tuple[Array, Array | None]:
     """The activity loss of each example, [B], and its derivative by h^t, [1 or K, B, n].
 
@@ -122,35 +116,35 @@ def activity_losses(
     total = lambda x: jax.ops.segment_sum(x, at, -(-K // size)) if size < K else x.sum(0)[None]
     number = total(counts)  # [windows, B]
     share = 1 / jnp.maximum(number, 1)
-    f = wires.gather(total(only(data.mask, h)) * share[..., None])
+    f = units.gather(total(only(data.mask, h)) * share[..., None])
     of_rates = _scalar("activity_loss", loss, h.dtype)
     losses, dL_df = jax.vmap(jax.vmap(jax.value_and_grad(of_rates)))(f)
     there = number > 0
     losses = jnp.where(there, losses, 0).sum(0)
-    dL_df = wires.own(jnp.where(there[..., None], dL_df, 0)) * share[..., None]
+    dL_df = units.own(jnp.where(there[..., None], dL_df, 0)) * share[..., None]
     if data.mask is None and size == K:
         return losses, dL_df
     return losses, counts[..., None] * dL_df[at]
 
 
-def state_losses(loss: Any, wires: Wires, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
+def state_losses(loss: Any, units: Units, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
     """The state loss of each step and example, Σ_j over units, [K, B], and ∂/∂c^t by component."""
     of_unit = _scalar("state_loss", loss, unitwise.floats(c)[0].dtype)
     of = jax.value_and_grad(of_unit, allow_int=True)  # a counter has no derivative, and gets none
     losses, dL_dc = jax.vmap(jax.vmap(jax.vmap(of)))(c)
     where = unitwise.float_positions(c)
-    return wires.total(jnp.sum(losses, -1)), tuple(jax.tree.leaves(dL_dc)[i] for i in where)
+    return units.total(jnp.sum(losses, -1)), tuple(jax.tree.leaves(dL_dc)[i] for i in where)
 
 
 def meet(spec: RuleSpec, params: dict, state: State, data: Data) -> Chunk:
     """Run the chunk, and differentiate the loss where it touches the network."""
     run = forward.run(spec.network, params, state, data.xs, data.resets)
-    B, wires = run.y.shape[1], spec.network.cell.wires
+    B = run.y.shape[1]
     losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, data.ys)
-    activity, dL_dh = activity_losses(spec.activity_loss, wires, run.h, data)
+    activity, dL_dh = activity_losses(spec.activity_loss, spec.units, run.h, data)
     dL_dc = None
     if spec.state_loss is not None:
-        more, dL_dc = state_losses(spec.state_loss, wires, run.c)
+        more, dL_dc = state_losses(spec.state_loss, spec.units, run.c)
         losses, dL_dc = losses + more, tuple(x / B for x in dL_dc)
     # A loss may have no number, or no derivative, at a step that does not count.
     counts = functools.partial(only, data.mask)
@@ -166,5 +160,5 @@ def only(mask: Array | None, x: Array) -> Array:
 
 
 def finish(spec: RuleSpec, params: dict, chunk: Chunk, grads: dict) -> StepOutput:
-    grads = signals.gradient(params, spec.feedback, masked(spec.network, grads))
+    grads = signals.gradient(spec, params, forward.existing(spec.network, grads))
     return StepOutput(chunk.loss, grads, chunk.run.y, chunk.run.h, chunk.losses)

@@ -11,13 +11,14 @@ What is zero whatever the values are is None in here, and nothing outside has to
     Near       [B, m, lines, j]: the same for m units r of each j alone
     CoState    [*lead, B, n]: backward in time, ∂̃c, ∂̃h, ∂̃a
     PerUnit    a Jacobian that stays within a unit, [B, n] a block, or [B, 1] where all are the same
-    Synapses   from every unit to every other, w [pre, post] a gate
+    Drives     from every unit to every other, by synapses
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eprop_jax.network.synapses import Synapses, use
 from eprop_jax.network.types import Array, Maybe
 
 Parts = tuple[Maybe, ...]
@@ -51,36 +53,96 @@ def sums(*leaves: tuple[Parts, ...]) -> tuple[Parts, ...]:
     return tuple(map(of_leaf, zip(*leaves, strict=True)))
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["x"], meta_fields=["view"])
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """S_ij that is the same for all units that hear unit i, held once: x [B, i, 1]. Lists and grids
+    have many lines a unit that is heard; they are gathered only where S meets what differs by j."""
+
+    x: Array
+    view: Callable[[Array], Array]
+
+    @property
+    def seen(self) -> Array:
+        """[B, lines, j]"""
+        return self.view(self.x[..., 0])
+
+    def __add__(self, other: Any) -> Any:
+        same = isinstance(other, Heard)
+        return Heard(self.x + other.x, self.view) if same else self.seen + other
+
+    __radd__ = __add__
+
+
+def over_examples(x: Array, S: Array) -> Array:
+    """Σ_b x_bj S_b…j, either the same for all j where it is [B, …, 1]. On CPU, where XLA sums over a
+    leading axis slowly, large ones are added example by example."""
+    n = max(x.shape[-1], S.shape[-1])
+    of_example = (*S.shape[1:-1], n)
+    if len(S) == 1:
+        return along(x[0], S[0], 0) * S[0]
+
+    def one_by_one(x, S):
+        add = lambda total, at: (total + along(at[0], at[1], 0) * at[1], None)
+        return jax.lax.scan(add, jnp.zeros(of_example, S.dtype), (x, S))[0]
+
+    def at_once(x, S):
+        x, S = (jnp.broadcast_to(y, (*y.shape[:-1], n)) for y in (x, S))
+        return jnp.einsum("bj,b...j->...j", x, S)
+
+    if math.prod(of_example) <= 1024:
+        return at_once(x, S)
+    return jax.lax.platform_dependent(x, S, cpu=one_by_one, default=at_once)
+
+
+def lines_of(S: Any) -> Any:
+    """S_ij line by line, however it is held."""
+    return S.seen if isinstance(S, Heard) else S
+
+
+def scaled(block: Array, S: Any, at: int = 1) -> Any:
+    """block_j S_ij, the block [B, j], or [B, 1] where it is the same for all units."""
+    if isinstance(S, Heard) and block.shape[-1] == 1:
+        return Heard(along(block, S.x, at) * S.x, S.view)
+    S = lines_of(S)
+    return along(block, S, at) * S
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Local:
     """S_ij of each parameter leaf and component, which ends at unit j: [B, lines, j] (or, the same
-    for all units, [B, lines, 1])."""
+    for all units, `Heard`, and of a bias [B, 1])."""
 
     leaves: tuple[Parts, ...]
 
     def by(self, f: Callable[[Parts], Parts]) -> Local:
         return Local(tuple(map(f, self.leaves)))
 
-    def scaled(self, block: Array, S: Array) -> Array:
+    def scaled(self, block: Array, S: Any) -> Any:
         """block_j S_ij"""
-        return along(block, S, 1) * S
+        return scaled(block, S)
 
-    def spread(self, w: Array) -> Ends:
+    def lines(self) -> tuple[Parts, ...]:
+        """The leaves, line by line."""
+        return tuple(tuple(map(lines_of, leaf)) for leaf in self.leaves)
+
+    def spread(self, s: Synapses, w: Array) -> Ends:
         """w_jr S_ij: on to every unit r."""
+        w = use.matrix(s, w)
         on = lambda S: along(w.T, S[0, None], 1)[None] * S[:, None]
-        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), w.shape[1])
+        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.lines()), s.n_post)
 
-    def met(self, x: Array, S: Array) -> Array:
+    def met(self, x: Array, S: Any) -> Array:
         """Σ_batch x_j S_ij"""
-        return self.scaled(x, S).sum(0)
+        return over_examples(x, lines_of(S))
 
     out = spread
 
     def at_every_unit(self, n: int) -> Ends:
         """The same as `Ends`: zero where r is not j."""
         at = lambda S: along(jnp.eye(n, dtype=S.dtype), S[0, None], 1)[None] * S[:, None]
-        return Ends(tuple(tuple(each(at, S) for S in leaf) for leaf in self.leaves), n)
+        return Ends(tuple(tuple(each(at, S) for S in leaf) for leaf in self.lines()), n)
 
     def __add__(self, other: Any) -> Any:
         if not isinstance(other, Local):
@@ -104,10 +166,10 @@ class Ends:
         """block_r S_ij^r"""
         return along(block, S, 2) * S
 
-    def spread(self, w: Array) -> Ends:
+    def spread(self, s: Synapses, w: Array) -> Ends:
         """Σ_k w_kr S_ij^k: on to every unit r."""
-        on = lambda S: jnp.einsum("kr,bk...->br...", w, S)
-        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), w.shape[1])
+        on = use.onward(s, w)
+        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), s.n_post)
 
     out = spread
 
@@ -148,29 +210,32 @@ class Near:
         """block_r S_ij^r"""
         return self.here(block, S) * S
 
-    def spread(self, w: Array) -> Near:
+    def spread(self, s: Synapses, w: Array) -> Near:
         """Σ_k w_kr S_ij^k: on to every unit r that is at a place."""
-        at, there = self.places.at, self.places.there
+        at, there, w = self.places.at, self.places.there, use.matrix(s, w)
         near = jnp.where(there[:, None] & there[None], w[at[:, None], at[None]], 0)
         on = lambda S: jnp.einsum("krj,bk...j->br...j", near, S)
         return self.by(lambda leaf: tuple(each(on, S) for S in leaf))
 
-    def out(self, w: Array) -> Ends:
+    def out(self, s: Synapses, w: Array) -> Ends:
         """Σ_k w_ko S_ij^k: out of the layer, to every o."""
+        w = use.matrix(s, w)
         near = jnp.where(self.places.there[..., None], w[self.places.at], 0)
         on = lambda S: jnp.einsum("kjo,bk...j->bo...j", near, S)
         return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), w.shape[1])
 
     def met(self, x: Array, S: Array) -> Array:
         """Σ_batch Σ_r x_r S_ij^r"""
-        return (self.here(x, S) * S).sum((0, 1))
+        x = self.here(x, S)
+        flat = lambda y: y.reshape(-1, *y.shape[2:])
+        return over_examples(flat(x.reshape(*x.shape[:2], x.shape[-1])), flat(S))
 
     def __add__(self, other: Local | Near) -> Near:
         if isinstance(other, Near):
             return Near(sums(self.leaves, other.leaves), self.places)
         size = self.places.at.shape[0]
         itself = lambda S: jnp.pad(S[:, None], ((0, 0), (0, size - 1), *((0, 0),) * (S.ndim - 1)))
-        first = tuple(tuple(each(itself, S) for S in leaf) for leaf in other.leaves)
+        first = tuple(tuple(each(itself, S) for S in leaf) for leaf in other.lines())
         return Near(sums(self.leaves, first), self.places)
 
 
@@ -193,7 +258,7 @@ class CoState:
     def __matmul__(self, S: Local) -> PerExample:
         """⟨∂̃, S⟩ of each example: [B, lines, j]."""
         met = lambda leaf: (
-            None if x is None or s is None else S.scaled(x, s)
+            None if x is None or s is None else lines_of(S.scaled(x, s))
             for x, s in zip(self.parts, leaf, strict=True)
         )
         return PerExample(tuple(total(*met(leaf)) for leaf in S.leaves))
@@ -206,7 +271,7 @@ class PerUnit:
     rows: tuple[Parts, ...]
 
     def __matmul__(self, x: Any) -> Any:
-        if isinstance(x, Synapses):
+        if isinstance(x, Drives):
             return Jump(self, x)
 
         def product(parts: Parts) -> Parts:
@@ -224,17 +289,18 @@ class PerUnit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Synapses:
-    """∂a^t/∂h, a gate: w [pre, post]; None: this gate hears nothing."""
+class Drives:
+    """∂a^t/∂h, a gate: the weights of synapses; None: this gate hears nothing."""
 
     w: Parts
+    synapses: Synapses
     out: bool = False
     """do they lead out of the layer?"""
 
     def __matmul__(self, x: Any) -> Any:
         """Of a trace with one component, h: one a gate."""
         on = x.out if self.out else x.spread
-        found = [None if w is None else on(w) for w in self.w]
+        found = [None if w is None else on(self.synapses, w) for w in self.w]
         of = lambda k: tuple(None if y is None else y.leaves[k][0] for y in found)
         leaves = tuple(map(of, range(len(x.leaves))))
         there = [y for y in found if y is not None]
@@ -246,7 +312,7 @@ class Jump:
     """∂c_r^t/∂h_k^{t-1} = B_r w_kr: from every unit to every other."""
 
     dc_da: PerUnit
-    da_dh: Synapses
+    da_dh: Drives
 
     def __matmul__(self, x: Any) -> Any:
         return self.dc_da @ (self.da_dh @ x)
@@ -258,7 +324,7 @@ class Jump:
     @property
     def own(self) -> PerUnit:
         """∂c_j^t/∂h_j^{t-1} = B_j w_jj: from each unit to itself alone."""
-        w_jj = [each(jnp.diagonal, w) for w in self.da_dh.w]
+        w_jj = [each(functools.partial(use.own, self.da_dh.synapses), w) for w in self.da_dh.w]
         terms = lambda row: (
             None if b is None or w is None else b * along(w, b, 0) for b, w in zip(row, w_jj)
         )
@@ -272,9 +338,10 @@ class Back:
     jump: Jump
 
     def __matmul__(self, x: CoState) -> CoState:
-        da = (self.jump.dc_da.T @ x).parts
-        terms = (a @ w.T for a, w in zip(da, self.jump.da_dh.w) if a is not None and w is not None)
-        return CoState((total(*terms),))
+        da, drives = (self.jump.dc_da.T @ x).parts, self.jump.da_dh
+        w, da = ({g: y for g, y in enumerate(z) if y is not None} for z in (drives.w, da))
+        da = {g: y for g, y in da.items() if g in w}
+        return CoState((use.back(drives.synapses, w)(da) if da else None,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,7 +355,8 @@ class PerExample:
 
     def summed(self) -> Gradient:
         """Σ_batch, since ∂L has the 1/B of the mean in it."""
-        return Gradient(tuple(each(lambda x: x.sum(0), x) for x in self.leaves))
+        of_leaf = lambda x: over_examples(jnp.ones((x.shape[0], 1), x.dtype), x)
+        return Gradient(tuple(each(of_leaf, x) for x in self.leaves))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,5 +392,5 @@ class Signal:
 
     def __matmul__(self, gamma: Ends) -> Gradient:
         """Σ_batch L_j γ_ij"""
-        met = lambda S: each(lambda L: jnp.einsum("bj,b...j->...j", L, S[:, 0]), self.L)
+        met = lambda S: each(lambda L: over_examples(L, S[:, 0]), self.L)
         return Gradient(tuple(each(met, S) for (S,) in gamma.leaves))

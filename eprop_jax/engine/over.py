@@ -20,7 +20,9 @@ from eprop_jax.engine.chunks import Layers
 from eprop_jax.engine.operators import Covector, Ends, Local, Parts, PerUnit, total
 from eprop_jax.engine.products import add
 from eprop_jax.engine.together import together
-from eprop_jax.network.types import Array, Gamma, Maybe, RuleSpec
+from eprop_jax.engine.traces import tied
+from eprop_jax.network import unitwise
+from eprop_jax.network.types import Array, Cell, Gamma, Maybe, RuleSpec
 
 Found = tuple[Any, dict, list[Array], list[Array]]
 """(S, ∂̃a, the cell's gradient, the read-out's)"""
@@ -41,29 +43,31 @@ class Met(NamedTuple):
     to_signal: Callable[[Maybe], Any]
 
     def cell(
-        self, p: dict, S: Any, older: Older, s_loss: Swept, s_y: Swept, fresh: list
+        self, cell: Cell, p: dict, S: Any, older: Older, s_loss: Swept, s_y: Swept, fresh: list
     ) -> tuple[list[Array], Gamma]:
         """The cell's gradient, and γ after the chunk."""
-        grads = products.gradient(p, s_loss.at(0), self.layers.lines)
-        grads = add(grads, older.meet(s_loss))
-        grads = add(grads, (self.to_signal(self.dL_dy_0) @ S.gamma.cell).leaves)
+        grads = products.gradient(cell, p, s_loss.at(0), self.layers.lines)
+        grads = add(grads, tied(cell, p, older.meet(s_loss)))
+        by_y = (self.to_signal(self.dL_dy_0) @ S.gamma.cell).leaves
+        grads = add(grads, tied(cell, p, by_y))
         paths = zip(older.reach(s_y, 0), (row[0] for row in fresh))
         within = Ends(tuple((total(*each),) for each in paths), S.gamma.cell.n)
         return grads, Gamma(self.gamma_out, self.dy_dy @ S.gamma.cell + within)
 
 
 def meet(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk, filtered: bool) -> Met:
-    net, p_out, layers = spec.network, params["readout"], Layers.of(chunk)
+    net, p_out, layers = spec.network, params["readout"], Layers.of(spec, chunk)
     y_K = chunk.run.y[-1]
     entering = [seeds.of_loss(chunk.dL_dy), seeds.of_state((jnp.ones_like(y_K),))]
     back, final = seeds.at_readout(net.readout, p_out, layers.path_out, entering)
     final = seeds.first_unit(final) if net.readout.shared else final
     dL_dy_0, dy_dy = back.dc_0[0], PerUnit(((final.dc_0[0],),))
     grads_out = layers.readout_gradient(p_out, back)
-    grads_out = add(grads_out, (Covector((dL_dy_0,)) @ S.gamma.readout).leaves)
+    by_y = (Covector((dL_dy_0,)) @ S.gamma.readout).leaves
+    grads_out = add(grads_out, tied(unitwise.as_cell(net.readout), p_out, by_y))
     fresh = Local(tuple((x,) for x in layers.readout_sources(p_out, final)))
     gamma_out = dy_dy @ S.gamma.readout + fresh
-    spread, to_signal = signals.signal(params, spec.feedback, filtered)
+    spread, to_signal = signals.signal(spec, params, filtered)
     entering = [seeds.loss_part(spec, params, chunk, back), seeds.y_part(spec, final, spread)]
     return Met(layers, grads_out, gamma_out, entering, dL_dy_0, dy_dy, to_signal)
 
@@ -75,8 +79,8 @@ def local(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found
     units = seeds.unit_parts(cell, c)
     s_loss, s_y, *s_c = together(cell, p, at_y.layers.path, at_y.entering, units)
     older = Older(S.epsilon.leaves, ())
-    fresh = products.sources(p, [s.at(0) for s in (s_y, *s_c)], at_y.layers.lines)
-    grads, gamma = at_y.cell(p, S, older, s_loss, s_y, fresh)
+    fresh = products.sources(cell, p, [s.at(0) for s in (s_y, *s_c)], at_y.layers.lines)
+    grads, gamma = at_y.cell(cell, p, S, older, s_loss, s_y, fresh)
     S = S._replace(epsilon=older.local_after(s_c, fresh), gamma=gamma)
     return S, s_loss.at(0).da, grads, at_y.grads_out
 
@@ -91,8 +95,8 @@ def graded(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Foun
     s_c = adjoint.sweep(cell, p, path, seeds.unit_parts(cell, c))
     older = Older(S.epsilon.leaves, tuple(beta.leaves for beta in S.beta))
     beta = tuple(older.ends_after(s_ends, at_y.layers, p, 1 + k) for k in range(len(S.beta)))
-    fresh = products.sources(p, [s.at(0) for s in (s_y, *s_c)], lines)
-    grads, gamma = at_y.cell(p, S, older, s_loss, s_y, fresh)
+    fresh = products.sources(cell, p, [s.at(0) for s in (s_y, *s_c)], lines)
+    grads, gamma = at_y.cell(cell, p, S, older, s_loss, s_y, fresh)
     S = S._replace(epsilon=older.local_after(s_c, fresh), beta=beta, gamma=gamma)
     return S, s_loss.at(0).da, grads, at_y.grads_out
 
@@ -104,8 +108,8 @@ def every(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found
     parts = [*at_y.entering, seeds.end_part(spec.moves, c)]
     s_loss, s_y, s_ends = adjoint.sweep(cell, p, at_y.layers.path, parts)
     older = Older((), (S.alpha.leaves,))
-    fresh = products.sources(p, [s_y.at(0)], at_y.layers.lines)
-    grads, gamma = at_y.cell(p, S, older, s_loss, s_y, fresh)
+    fresh = products.sources(cell, p, [s_y.at(0)], at_y.layers.lines)
+    grads, gamma = at_y.cell(cell, p, S, older, s_loss, s_y, fresh)
     S = S._replace(alpha=older.ends_after(s_ends, at_y.layers, p, 0), gamma=gamma)
     return S, s_loss.at(0).da, grads, at_y.grads_out
 
@@ -142,7 +146,7 @@ class Older(NamedTuple):
     def ends_after(self, s: Swept, layers: Layers, p: dict, jumps: int) -> Ends:
         """β⁽ʲᵘᵐᵖˢ⁾ (or α) after the chunk; the seeds were all components at all units."""
         first = len(self.ends) - jumps if self.local else 0
-        fresh = products.sources(p, [s.at(first)], layers.lines)
+        fresh = products.sources(layers.cell, p, [s.at(first)], layers.lines)
         old = self.reach(s, first)
         was = self.ends[jumps - 1 if self.local else 0]
         d = len(was[0])

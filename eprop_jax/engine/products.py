@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,38 +11,60 @@ import numpy as np
 
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Reached
-from eprop_jax.engine.operators import Parts, total
+from eprop_jax.engine.operators import Covector, Ends, Heard, Local, Parts, scaled, total
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import Array, Maybe, PyTree
+from eprop_jax.network.synapses import Synapses, use
+from eprop_jax.network.types import Array, Cell, Maybe, PyTree
 
 
-def gradient(params: dict, s: Reached, lines: dict[str, Array]) -> list[Array]:
+def gradient(cell: Cell, params: dict, s: Reached, lines: dict[str, Array]) -> list[Array]:
     """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), one a parameter leaf: one product over time and batch."""
 
     def leaf(path, p):
         line = path[0].key
-        x = s.dtheta[path[1].key] if line == "theta" else s.da[tr.gate_of(path)]
+        x = of_unit(s, path) if line in ("theta", "initial") else s.da[tr.gate_of(path)]
         if x is None:
             return jnp.zeros_like(p)
         if line in lines:
-            return lines[line].reshape(-1, p.shape[0]).T @ x.reshape(-1, p.shape[1])
+            return use.collect(cell.synapses[line], lines[line], x)
         return x.reshape(-1, *p.shape).sum(0)
 
     return [leaf(path, p) for path, p in jax.tree.leaves_with_path(params)]
 
 
-def sources(params: dict, swept: list[Reached], lines: dict[str, Array]) -> list[list[Maybe]]:
-    """Σ_t pre^t ⊗ ∂̃a^t an example, [B, *lead, lines, n], for each parameter leaf and seed.
+def of_unit(s: Reached, path: Any) -> Maybe:
+    """What reaches a unit's own θ_j, or by the chunk's resets its initial state."""
+    found = s.dtheta if path[0].key == "theta" else s.dinitial
+    return found.get(path[1].key)
 
-    All gates and seeds share one product a line: [B, i, K] @ [B, K, columns].
+
+def at_first(params: dict, c: PyTree, dc_0: Parts, first: Array) -> list[Maybe]:
+    """What reaches the initial state of the examples that start with the chunk, one a parameter leaf:
+    Σ_batch ∂̃c^0."""
+    where = unitwise.components(c)
+
+    def leaf(path):
+        dc = dc_0[where[path[1].key]] if path[0].key == "initial" and dc_0 else None
+        return None if dc is None else (first[:, None] * dc).sum(0)
+
+    return [leaf(path) for path, _ in jax.tree.leaves_with_path(params)]
+
+
+def sources(
+    cell: Cell, params: dict, swept: list[Reached], lines: dict[str, Array]
+) -> list[list[Maybe]]:
+    """Σ_t pre^t ⊗ ∂̃a^t an example, [B, *lead, lines, n], for each parameter leaf and seed; where ∂̃a is
+    the same for all units, as `Heard`.
+
+    All gates and seeds share one product a line.
     """
-    products = {line: _products(x, swept, params[line]) for line, x in lines.items()
-                if line in params}  # fmt: skip
+    products = {line: _products(cell.synapses[line], x, swept, params[line])
+                for line, x in lines.items() if line in params}  # fmt: skip
 
     def leaf(path, seed, s):
         line = path[0].key
-        if line == "theta":
-            return _examples_first(s.dtheta[path[1].key])
+        if line in ("theta", "initial"):
+            return _examples_first(of_unit(s, path))
         if line in lines:
             return products[line].get((tr.gate_of(path), seed))
         da = s.da[tr.gate_of(path)]
@@ -51,23 +74,27 @@ def sources(params: dict, swept: list[Reached], lines: dict[str, Array]) -> list
     return [[leaf(path, i, s) for i, s in enumerate(swept)] for path in paths]
 
 
-def _products(pre: Array, swept: list[Reached], weights: PyTree) -> dict[tuple[str, int], Array]:
+def _products(
+    s: Synapses, pre: Array, swept: list[Reached], weights: PyTree
+) -> dict[tuple[str, int], Array]:
     columns = {}
     for gate in unitwise.as_gates(weights):
-        for i, s in enumerate(swept):
-            if s.da[gate] is not None:
-                columns[gate, i] = jnp.moveaxis(s.da[gate], -2, 0)  # [B, K, *lead, n]
-    lines, out = jnp.moveaxis(pre, 0, -1), {}
+        for i, x in enumerate(swept):
+            if x.da[gate] is not None:
+                columns[gate, i] = jnp.moveaxis(x.da[gate], -2, 0)  # [B, K, *lead, n]
+    out = {}
     # Shared components have one column; beside the others it would put every row out of line.
     for narrow in (True, False):
         group = {key: x for key, x in columns.items() if (x.shape[-1] == 1) == narrow}
         if not group:
             continue
-        flat = [x.reshape(*x.shape[:2], -1) for x in group.values()]
-        stops = np.cumsum([x.shape[-1] for x in flat])[:-1]
-        parts = jnp.split(lines @ jnp.concatenate(flat, -1), stops, axis=-1)
-        for (key, x), part in zip(group.items(), parts):
-            out[key] = jnp.moveaxis(part.reshape(*part.shape[:2], *x.shape[2:]), 1, -2)
+        flat = [x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in group.values()]
+        stops = np.cumsum([x.shape[2] for x in flat])[:-1]
+        da = jnp.concatenate(flat, 2)
+        found = use.of_heard(pre, da) if narrow else use.of_examples(s, pre, da)
+        for (key, x), part in zip(group.items(), jnp.split(found, stops, axis=1)):
+            part = part.reshape(part.shape[0], *x.shape[2:-1], *part.shape[2:])
+            out[key] = Heard(part, s.view) if narrow else part
     return out
 
 
@@ -83,8 +110,8 @@ def reach(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
         if dc is None or S is None:
             return None
         dc, lead = _examples_first(dc), dc.ndim - 2
-        S = S.reshape(S.shape[0], *(1,) * lead, *S.shape[1:])
-        return jnp.expand_dims(dc, range(1 + lead, S.ndim - 1)) * S
+        S = jax.tree.map(lambda x: x.reshape(x.shape[0], *(1,) * lead, *x.shape[1:]), S)
+        return scaled(dc, S, 1 + lead)
 
     return total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
 
@@ -103,29 +130,13 @@ def reach_ends(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
 
 
 def meet(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
-    """Σ_batch of `reach`, in one pass over the trace."""
-    return total(
-        *(
-            jnp.einsum("bj,b...j->...j", dc, S if S.shape[-1] == dc.shape[-1] else _wide(S, dc))
-            for dc, S in zip(dc_0, trace)
-            if dc is not None and S is not None
-        )
-    )
-
-
-def _wide(S: Array, dc: Array) -> Array:
-    return jnp.broadcast_to(S, (*S.shape[:-1], dc.shape[-1]))
+    """Σ_batch of `reach`."""
+    return (Covector(dc_0) @ Local((trace,))).leaves[0]
 
 
 def meet_ends(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
-    """Σ_batch of `reach_ends`, in one pass over the trace."""
-    return total(
-        *(
-            jnp.einsum("br,br...->...", dc, S)
-            for dc, S in zip(dc_0, trace)
-            if dc is not None and S is not None
-        )
-    )
+    """Σ_batch of `reach_ends`."""
+    return (Covector(dc_0) @ Ends((trace,), 0)).leaves[0]
 
 
 def add(grads: list[Array], more: Sequence[Maybe]) -> list[Array]:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, signals
 from eprop_jax.engine import traces as tr
-from eprop_jax.engine.operators import Covector, Jump, Local, PerUnit, Synapses
+from eprop_jax.engine.operators import Covector, Drives, Jump, Local, PerUnit
 from eprop_jax.network import unitwise
+from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Array, PyTree, RuleSpec
 
 
@@ -51,7 +52,7 @@ class Instant(NamedTuple):
 
     x: Array
     heard: Array
-    """h^{t-1} of all units"""
+    """what w_rec hears of h^{t-1}"""
     c_tm1: PyTree
     a: PyTree
     c: PyTree
@@ -86,20 +87,21 @@ def moment(spec: RuleSpec, params: dict, t: Instant, filtered: bool) -> Moment:
     J_out = jac.narrow(readout, J_out, t.y_tm1)
     d, d_out = jac.operators(J), jac.operators(J_out)
     w_rec = unitwise.as_gates(p.get("w_rec", {}))
-    spread, to_signal = signals.signal(params, spec.feedback, filtered)
-    entries = tr.entries(p, J, {"w_in": t.x, "w_rec": t.heard})
+    spread, to_signal = signals.signal(spec, params, filtered)
+    entries = tr.entries(net.cell, p, t.c, J, {"w_in": t.x, "w_rec": t.heard})
     no_loss: tuple = (None,) * len(J.D)
     return Moment(
         d.dc_dc,
-        d.dc_da @ Synapses(tuple(w_rec.get(g) for g in unitwise.gate_names(p))),
+        d.dc_da
+        @ Drives(tuple(w_rec.get(g) for g in unitwise.gate_names(p)), net.cell.synapses["w_rec"]),
         tr.entering(entries),
         d.dh_dc,
         Local(tuple((entry.xi,) for entry in entries)),
         PerUnit((psi_tm1,)),
         Local(tuple((xi,) for xi in xi_tm1)),
         d_out.dc_dc,
-        d_out.dc_da @ Synapses((spread.T,), out=True),
-        tr.entering(tr.entries(p_out, J_out, {"w_out": t.h})),
+        d_out.dc_da @ Drives((spread.T,), use.plain(*spread.T.shape), out=True),
+        tr.entering(tr.entries(readout, p_out, t.y, J_out, {"w_out": t.h})),
         Covector((t.dL_dy,)),
         to_signal(t.dL_dy),
         Covector((t.dL_dh,)),

@@ -34,12 +34,12 @@ def at_readout(readout: Readout, p: dict, path: Path, parts: list[Part]) -> list
 def loss_part(spec: RuleSpec, params: dict, chunk: objective.Chunk, back: Reached) -> Part:
     """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence) and from the activity, and
     ∂L/∂c^t from the state loss."""
-    B = signals.weights(params, spec.feedback)
+    to_units = signals.to_units(spec, params)
     # The same at each step, it need not be stored for each.
     always, at_t = (chunk.dL_dh, None) if _is_constant(chunk) else (None, chunk.dL_dh)
     always = None if always is None else always[0]
     x = back.da[unitwise.ONE_DRIVE], at_t
-    source = Source(x, lambda x: total(x[0] @ B.T, always, x[1]))
+    source = Source(x, lambda x: total(to_units(x[0]), always, x[1]))
     return everywhere(spec.moves, source)._replace(dL_dc=chunk.dL_dc)
 
 

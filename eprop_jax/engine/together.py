@@ -63,7 +63,8 @@ def together(
     source = Source(tuple(s.sources[0].x for s in entering), to_dh)
     stack = Part(LOCAL, (source,), ((0,),), tuple(s.dL_dc for s in entering), (True,), to_dc,
                  tuple(at_end(c) for c in range(len(states))), split=parts_of)  # fmt: skip
-    if p.get("theta"):  # θ_j reaches a shared component of its own unit alone
+    # θ_j, or an initial state, reaches a shared component of its own unit alone.
+    if p.get("theta") or p.get("initial"):
         lone = [s for s, is_full in zip(units, full) if not is_full]
         stacked, *alone = adjoint.sweep(cell, p, path, [stack, *lone])
     else:
@@ -71,7 +72,7 @@ def together(
         alone = [of_shared(cell, p, path, r) for r, is_full in enumerate(full) if not is_full]
     parts = [{g: x and x[i] for g, x in stacked.da[0].items()} for i in range(len(leads))]
     rest_of = zip(parts, *(split_tree(parts_of, tree, len(leads)) for tree in stacked[1:]))
-    swept = [Swept({0: da}, dc_0, dtheta) for da, dc_0, dtheta in rest_of]
+    swept = [Swept({0: da}, *of_state) for da, *of_state in rest_of]
     rest, alone = iter(swept[len(entering) :]), iter(alone)
     return swept[: len(entering)] + [next(rest) if is_full else next(alone) for is_full in full]
 
@@ -98,4 +99,4 @@ def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
     after_t = jnp.concatenate([jnp.broadcast_to(later, unitwise.floats(c_tm1)[r].shape)[1:], ones])
     da = {g: None if b is None else b * after_t for g, b in B[r].items()}
     dc_0 = tuple(later[:1] if i == r else None for i in range(len(D)))
-    return Swept({0: da}, dc_0, {})
+    return Swept({0: da}, dc_0, {}, {})

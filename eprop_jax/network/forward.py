@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,17 +11,20 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.network import unitwise
+from eprop_jax.network.synapses import Synapses, use
 from eprop_jax.network.types import (
     Array,
     Cell,
     Network,
     PyTree,
+    Readout,
     State,
     Steps,
     each_layer,
     feedback_like,
 )
 from eprop_jax.network.units import compute_dtype
+from eprop_jax.network.unitwise import ONE_DRIVE
 
 
 class Trajectory(NamedTuple):
@@ -28,7 +32,9 @@ class Trajectory(NamedTuple):
     are *before* each step, with the last one beside them; the shifted views are made where needed."""
 
     x: Array
-    """[K, B, n_in]"""
+    """what w_in hears, [K, B, n_in]"""
+    past: PyTree
+    """what is on its way after the chunk"""
     c_tm1: PyTree
     """c^{t-1}, [K, B, n] a component"""
     c_K: PyTree
@@ -37,8 +43,8 @@ class Trajectory(NamedTuple):
     """drives a^t, [K, B, n]"""
     h_tm1: Array
     """[K, B, n]"""
-    heard: Array
-    """h^{t-1} of all units, also of those on other devices: [K, B, N]"""
+    far: Array | None
+    """what w_rec hears, where that is not h^{t-1} (units on other devices, delays): [K, B, N]"""
     h_K: Array
     """[B, n]"""
     y_0: Array
@@ -53,6 +59,11 @@ class Trajectory(NamedTuple):
     """[K, B]: examples that start afresh before a step"""
     ends: tuple[PyTree, Array] | None = None
     """where there are resets, c^t and h^t: then they are not what the next step finds"""
+
+    @property
+    def heard(self) -> Array:
+        """What w_rec hears, [K, B, N]"""
+        return self.h_tm1 if self.far is None else self.far
 
     @property
     def h(self) -> Array:
@@ -106,32 +117,37 @@ def run(
     """
     cell = net.cell
     p_cell, p_out = params["cell"], params["readout"]
-    recur = recurrent_drive(p_cell)
-
+    recur, inward = (drive(cell, p_cell, line) for line in ("w_rec", "w_in"))
+    of_rec, past = cell.synapses["w_rec"], state.past
+    xs = heard_in(cell, past, xs, resets)
+    outward = drive(net.readout, p_out, "w_out")
     fresh = None if resets is None else initial(cell, p_cell, xs.shape[1])
 
     def step(carry, at):
-        x_t, resets_t = at
-        c_tm1, h_tm1 = afresh(resets_t, fresh, carry)
-        heard = cell.wires.gather(h_tm1)
-        a_t = unitwise.of_gates(add_drives(input_drive(cell, p_cell, x_t), recur(heard)))
+        (*own, past), (x_t, resets_t) = carry, at
+        c_tm1, h_tm1 = afresh(resets_t, fresh, tuple(own))
+        heard, past = heard_rec(of_rec, past, h_tm1, resets_t)
+        far = None if heard is h_tm1 else heard
+        a_t = both(driven(cell, p_cell, inward(x_t), x_t), recur(heard))
         c_t = unitwise.dynamics(cell, p_cell, c_tm1, a_t)
         h_t = unitwise.output(cell, p_cell, c_t)
         ends = None if resets is None else (c_t, h_t)
-        return (c_t, h_t), (c_tm1, a_t, heard, ends)
+        return (c_t, h_t, past), (c_tm1, a_t, h_tm1, far, ends)
 
-    start = (state.c, unitwise.output(cell, p_cell, state.c))
-    (c_K, h_K), (c_tm1, a, heard, ends) = jax.lax.scan(step, start, (xs, resets))
-    h_tm1 = cell.wires.own(heard)
+    start = (state.c, unitwise.output(cell, p_cell, state.c), past_of(past, "w_rec"))
+    (c_K, h_K, past_K), (c_tm1, a, h_tm1, far, ends) = jax.lax.scan(step, start, (xs, resets))
     # The product first, the shift after it: W_out h is small, h is not.
     if ends is None:
-        a_out = cell.wires.total(after(h_tm1 @ p_out["w_out"], h_K @ p_out["w_out"]))
+        a_out = after(outward(h_tm1)[ONE_DRIVE], outward(h_K)[ONE_DRIVE])
     else:
-        a_out = cell.wires.total(ends[1] @ p_out["w_out"])
+        a_out = outward(ends[1])[ONE_DRIVE]
     a_out = a_out + along(p_out["bias"], a_out) if "bias" in p_out else a_out
 
     y, y_tm1 = read(net, p_out, state.y, a_out, resets)
-    return Trajectory(xs, c_tm1, c_K, a, h_tm1, heard, h_K, y_tm1[0], y, a_out, y_tm1, resets, ends)
+    past = after_chunk(cell, past, xs, past_K)
+    return Trajectory(
+        xs, past, c_tm1, c_K, a, h_tm1, far, h_K, y_tm1[0], y, a_out, y_tm1, resets, ends
+    )
 
 
 def read(
@@ -156,21 +172,73 @@ def read(
 def init_state(net: Network, params: dict, batch_shape: tuple[int, ...]) -> State:
     """What the network itself starts from."""
     c = each_layer(net, lambda cell, p: cell.initial_state(p, batch_shape), params["cell"])
-    return State(c, net.readout.initial_state(params["readout"], batch_shape))
+    y = net.readout.initial_state(params["readout"], batch_shape)
+
+    def on_its_way(cell: Cell, p: dict) -> dict:
+        late = {line: s for line, s in cell.synapses.items() if s.delay and line in p}
+        size = {line: (*batch_shape, s.delay * s.n_pre) for line, s in late.items()}
+        return {line: jnp.zeros(shape, y.dtype) for line, shape in size.items()}
+
+    if not any(s.delay for cell in net.cells for s in cell.synapses.values()):
+        return State(c, y)
+    return State(c, y, each_layer(net, on_its_way, params["cell"]))
+
+
+# -- what is heard late ----------------------------------------------------------------------------
+
+
+def past_of(past: PyTree, line: str) -> Any:
+    """What is on its way on a line; () where it has no delay."""
+    return past[line] if line in past else ()
+
+
+def heard_in(cell: Cell, past: PyTree, xs: Array, resets: Array | None) -> Array:
+    """What w_in hears over a chunk."""
+    if "w_in" not in past:
+        return xs
+    return use.lagged(cell.synapses["w_in"], past["w_in"], xs, resets)
+
+
+def heard_rec(s: Synapses, past: Any, h_tm1: Array, resets_t: Array | None) -> tuple[Array, Any]:
+    """What w_rec hears at one step, and what will be on its way after it."""
+    if s.hear is not None:
+        return s.hear(h_tm1), past
+    if isinstance(past, tuple):
+        return h_tm1, past
+    past = past if resets_t is None else jnp.where(resets_t[:, None], 0, past)
+    heard = jnp.concatenate([h_tm1, past], -1)
+    return heard, use.kept(s, heard)
+
+
+def after_chunk(cell: Cell, past: PyTree, heard: Array, past_K: Any) -> PyTree:
+    """What is on its way after a chunk in which w_in has heard this."""
+    if isinstance(past, tuple):
+        return past
+    at = {"w_rec": past_K} if "w_rec" in past else {}
+    return at | ({"w_in": use.kept(cell.synapses["w_in"], heard[-1])} if "w_in" in past else {})
 
 
 def compute(net: Network, params: dict) -> dict:
     """Parameters as the mathematics uses them: at least float32, absent synapses zero."""
     params = jax.tree.map(lambda p: p.astype(compute_dtype(params)), params)
-    return {**params, "cell": each_layer(net, existing, params["cell"])}
+    return existing(net, params)
 
 
-def existing(cell: Cell, p: dict) -> dict:
-    """A layer's parameters, or their gradients, with zeros for the synapses that do not exist."""
-    if cell.connectivity is None or "w_rec" not in p:
-        return p
-    mask = jnp.asarray(cell.connectivity)
-    return {**p, "w_rec": jax.tree.map(lambda w: jnp.where(mask, w, 0), p["w_rec"])}
+def existing(net: Network, params: dict) -> dict:
+    """Parameters, or their gradients, with zeros for the synapses that do not exist."""
+
+    def of_layer(layer: Cell | Readout, p: dict) -> dict:
+        lines = {line: s for line, s in layer.synapses.items() if line in p}
+        return p | {
+            line: jax.tree.map(functools.partial(use.existing, s), p[line])
+            for line, s in lines.items()
+        }
+
+    return {
+        **params,
+        "cell": each_layer(net, of_layer, params["cell"]),
+        "readout": of_layer(net.readout, params["readout"]),
+    }
 
 
 class Run(NamedTuple):
@@ -207,7 +275,7 @@ def apply(net: Network, params: dict, xs: Array, state: State | None, steps: Ste
     fresh = None if resets is None else resets.reshape(xs.shape[:2])
     path = (stacks.run if net.stacked else run)(net, compute(net, params), flat, xs, fresh)
     after_K = jax.tree.map(
-        lambda x, like: x.reshape(like.shape), State(path.c_K, path.y[-1]), state
+        lambda x, like: x.reshape(like.shape), State(path.c_K, path.y[-1], path.past), state
     )
 
     def shown(x):
@@ -217,36 +285,22 @@ def apply(net: Network, params: dict, xs: Array, state: State | None, steps: Ste
     return Run(shown(path.y), jax.tree.map(shown, path.h), after_K)
 
 
-def input_drive(cell: Cell, params: dict, xs: Array) -> dict[str, Array]:
+def drive(layer: Cell | Readout, p: dict, line: str) -> Callable[[Array], dict[str, Array]]:
+    """What a line hears -> {gate: [..., n]}."""
+    return use.drive(layer.synapses[line], unitwise.as_gates(p.get(line, {})))
+
+
+def driven(cell: Cell, p: dict, by_in: dict, x: Array) -> dict[str, Array]:
     """The drive that does not wait for h^{t-1}: {gate: [..., n]}, zeros for a recurrent-only gate."""
-    w_in, bias = (unitwise.as_gates(params.get(line, {})) for line in ("w_in", "bias"))
-    names = sorted(w_in.keys() | bias.keys() | unitwise.as_gates(params.get("w_rec", {})).keys())
-    products = split(xs @ jnp.concatenate(list(w_in.values()), 1), list(w_in)) if w_in else {}
-    zero = jnp.zeros((*xs.shape[:-1], cell.n_units), xs.dtype)
-    return {
-        g: add(products.get(g, zero), along(bias[g], zero) if g in bias else None) for g in names
-    }
+    bias = unitwise.as_gates(p.get("bias", {}))
+    zero = jnp.zeros((*x.shape[:-1], cell.n_units), x.dtype)
+    a = {g: by_in.get(g, zero) for g in unitwise.gate_names(p)}
+    return {g: x + along(bias[g], x) if g in bias else x for g, x in a.items()}
 
 
-def recurrent_drive(params: dict):
-    """h^{t-1} -> {gate: [..., n]}: all gates in one product."""
-    w_rec = unitwise.as_gates(params.get("w_rec", {}))
-    if not w_rec:
-        return lambda h_tm1: {}
-    w = jnp.concatenate(list(w_rec.values()), 1)
-    return lambda h_tm1: split(h_tm1 @ w, list(w_rec))
-
-
-def split(a: Array, names: list[str]) -> dict[str, Array]:
-    return dict(zip(names, jnp.split(a, len(names), axis=-1)))
-
-
-def add_drives(a: dict, b: dict) -> dict:
-    return {g: a[g] + b[g] if g in b else a[g] for g in a}
-
-
-def add(a: Array, b: Array | None) -> Array:
-    return a if b is None else a + b
+def both(a: dict[str, Array], by_rec: dict[str, Array]) -> PyTree:
+    """The drive as `dynamics` takes it."""
+    return unitwise.of_gates({g: x + by_rec[g] if g in by_rec else x for g, x in a.items()})
 
 
 def along(vector: Array, like: Array) -> Array:

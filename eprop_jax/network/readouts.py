@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import checks
+from eprop_jax.network.synapses import Kind
+from eprop_jax.network.synapses.use import line
 from eprop_jax.network.types import Array, Readout
 from eprop_jax.network.units import Units, compute_dtype
 
@@ -29,6 +30,7 @@ def custom(
     bias: bool = True,
     gain: float = 1.0,
     shared: bool = False,
+    w_out: Kind | None = None,
 ) -> Readout:
     """Any differentiable read-out dynamics of one unit (Eq. 30-36).
 
@@ -42,6 +44,7 @@ def custom(
       gain: initial weights are normal with standard deviation gain/√n_units.
       shared: promise that ∂y^t/∂y^{t-1} and ∂y^t/∂a^t are one number for all units and examples;
         e-prop then keeps one filtered trace (Eq. 39) in place of one a read-out unit (Eq. 33).
+      w_out: the kind of its synapses, from `ej.synapses`; None: dense.
 
     Raises:
       TypeError, ValueError: for an argument of the wrong kind or shape.
@@ -72,10 +75,13 @@ def custom(
             f"shared: got True with trained {sorted(theta)}, which differ by unit; wanted False"
         )
 
+    synapses = line("w_out", w_out, n, n_out)
+    if synapses.delay:
+        raise ValueError(f"w_out: got {synapses.name} synapses, wanted a kind without delays")
+
     def init(key):
-        w_out = jax.random.normal(checks.key("key", key), (n, n_out))
-        dtype = w_out.dtype
-        params: dict = {"w_out": w_out * jnp.asarray(gain / n**0.5, dtype)}
+        params: dict = {"w_out": synapses.init(checks.key("key", key), gain)}
+        dtype = params["w_out"].dtype
         if bias:
             params["bias"] = jnp.zeros(n_out, dtype)
         if theta:
@@ -87,15 +93,23 @@ def custom(
     def initial_state(params, batch_shape):
         return jnp.full((*batch_shape, n_out), y_0, compute_dtype(params))
 
-    return Readout(init, initial_state, dynamics, constants, n, n_out, shared)
+    lines = {"w_out": synapses}
+    return Readout(init, initial_state, dynamics, constants, n, n_out, lines, shared)
 
 
-def linear(n_units: int, n_out: int, *, bias: bool = True, gain: float = 1.0) -> Readout:
+def linear(
+    n_units: int,
+    n_out: int,
+    *,
+    bias: bool = True,
+    gain: float = 1.0,
+    w_out: Kind | None = None,
+) -> Readout:
     """y_k^t = Σ_j w_jk h_j^t + b_k: no recurrence (Eq. 28-29).
 
     Args:
       n_units, n_out: the layer's units, the read-out's units.
-      bias, gain: as in `custom`.
+      bias, gain, w_out: as in `custom`.
 
     Raises:
       TypeError, ValueError: as `custom`.
@@ -104,7 +118,9 @@ def linear(n_units: int, n_out: int, *, bias: bool = True, gain: float = 1.0) ->
     >>> ej.readouts.linear(n_units=4, n_out=2).n_out
     2
     """
-    readout = custom(n_units, n_out, lambda phi, y, a: a, bias=bias, gain=gain, shared=True)
+    readout = custom(
+        n_units, n_out, lambda phi, y, a: a, bias=bias, gain=gain, shared=True, w_out=w_out
+    )
     return readout._replace(name="linear")
 
 
@@ -119,6 +135,7 @@ def leaky(
     trainable: tuple[str, ...] = (),
     bias: bool = True,
     gain: float = 1.0,
+    w_out: Kind | None = None,
 ) -> Readout:
     """y_k^t = κ y_k^{t-1} + Σ_j w_jk h_j^t + b_k (Eq. 37).
 
@@ -130,7 +147,7 @@ def leaky(
       dt: step in ms.
       scale_input: True multiplies the drive by (1−κ) (NEST, Bellec et al. 2020), for κ < 1.
       trainable: ("tau",) trains τ per read-out unit, stored as log(τ/dt).
-      bias, gain: as in `custom`.
+      bias, gain, w_out: as in `custom`.
 
     Raises:
       TypeError, ValueError: as `custom`, and for τ ≤ 0, κ outside [0, 1], or κ = 1 where it is
@@ -159,5 +176,6 @@ def leaky(
         bias=bias,
         gain=gain,
         shared=unit.is_one("kappa"),
+        w_out=w_out,
     )
     return unit.finish(readout, "leaky")

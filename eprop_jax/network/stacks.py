@@ -5,14 +5,13 @@
     y^t = read-out(y^{t-1}, Σ_{l read} W_out[l] h_l^t + b_out)
 
 What a layer hears within the step is known for all steps before its own scan begins: one product for
-all K·B rows of it. W_in and W_out are cut by what they hear, so that nothing is ever joined.
+all K·B rows of it.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +46,10 @@ class Ran(NamedTuple):
     """[K, B, n]"""
     h: Array
     """[K, B, n]"""
+    lines: dict[str, Array]
+    """what w_in and w_rec hear"""
+    past: PyTree
+    """what is on its way after the chunk"""
 
 
 class Run(NamedTuple):
@@ -61,10 +64,17 @@ class Run(NamedTuple):
     """h^t, [K, B, n]; a tuple where the network is a stack"""
     c_K: PyTree
     """c^K, [B, n] a component, likewise"""
+    past: PyTree
+    """what is on its way after the chunk, likewise"""
+    resets: Array | None
 
-    def heard(self, names: Sequence) -> list[Array]:
-        """What these names stand for, [K, B, m] each."""
-        return [self.xs if k == "x" else self.ran[k].h for k in names]
+    def heard(self, names: Sequence) -> Array:
+        """What these names stand for, joined in this order: [K, B, Σ m]."""
+        return joined([self.xs if k == "x" else self.ran[k].h for k in names])
+
+    def sizes(self, names: Sequence) -> list[int]:
+        """The m of each."""
+        return [(self.xs if k == "x" else self.ran[k].h).shape[-1] for k in names]
 
 
 def run(net: Network, params: dict, state: State, xs: Array, resets: Array | None = None) -> Run:
@@ -72,64 +82,59 @@ def run(net: Network, params: dict, state: State, xs: Array, resets: Array | Non
     start afresh: resets [K, B]."""
     ran: list[Ran] = []
     cells = by_layer(net, params["cell"])
-    for cell, p, names, c_0 in zip(net.cells, cells, net.inputs, by_layer(net, state.c)):
-        heard = [xs if k == "x" else ran[k].h for k in names]
-        ran.append(run_layer(cell, p, c_0, drives(cell, p, heard), resets))
-    p_out = params["readout"]
-    read = [ran[l].h for l in net.reads]
-    first, *others = (h @ w for h, w in zip(read, rows(p_out["w_out"], read)))
-    a_out = functools.reduce(jnp.add, others, first)
+    none: tuple = ((),) * len(cells)
+    pasts = none if isinstance(state.past, tuple) and not state.past else by_layer(net, state.past)
+    for cell, p, names, c_0, past in zip(
+        net.cells, cells, net.inputs, by_layer(net, state.c), pasts
+    ):
+        heard = joined([xs if k == "x" else ran[k].h for k in names])
+        heard = forward.heard_in(cell, past, heard, resets)
+        within = forward.driven(cell, p, forward.drive(cell, p, "w_in")(heard), heard)
+        one = run_layer(cell, p, c_0, within, resets, past)
+        after = forward.after_chunk(cell, past, heard, one.past)
+        ran.append(one._replace(lines={**one.lines, "w_in": heard}, past=after))
+    p_out, read = params["readout"], joined([ran[l].h for l in net.reads])
+    a_out = forward.drive(net.readout, p_out, "w_out")(read)[unitwise.ONE_DRIVE]
     a_out = a_out + forward.along(p_out["bias"], a_out) if "bias" in p_out else a_out
 
     y, y_tm1 = forward.read(net, p_out, state.y, a_out, resets)
     path_out = Path(y_tm1, y[-1], a_out, resets, None if resets is None else y)
     as_given = lambda found: tuple(found) if net.stacked else found[0]
     h, c_K = as_given([r.h for r in ran]), as_given([r.path.c_K for r in ran])
-    return Run(xs, tuple(ran), path_out, y, h, c_K)
+    past = state.past if pasts is none else as_given([r.past for r in ran])
+    return Run(xs, tuple(ran), path_out, y, h, c_K, past, resets)
 
 
 def run_layer(
-    cell: Cell, p: dict, c_0: PyTree, drive: dict[str, Array], resets: Array | None
+    cell: Cell,
+    p: dict,
+    c_0: PyTree,
+    drive: dict[str, Array],
+    resets: Array | None,
+    past: PyTree,
 ) -> Ran:
     """`drive` {gate: [K, B, n]}: all that does not wait for h^{t-1}."""
-    recur = forward.recurrent_drive(p)
-
+    recur, of_rec = forward.drive(cell, p, "w_rec"), cell.synapses["w_rec"]
     batch = jax.tree.leaves(c_0)[0].shape[0]
     fresh = None if resets is None else forward.initial(cell, p, batch)
 
     def step(carry, at):
-        drive_t, resets_t = at
-        c_tm1, h_tm1 = forward.afresh(resets_t, fresh, carry)
-        a_t = unitwise.of_gates(forward.add_drives(drive_t, recur(h_tm1)))
+        (*own, past), (drive_t, resets_t) = carry, at
+        c_tm1, h_tm1 = forward.afresh(resets_t, fresh, tuple(own))
+        heard, past = forward.heard_rec(of_rec, past, h_tm1, resets_t)
+        far = None if heard is h_tm1 else heard
+        a_t = forward.both(drive_t, recur(heard))
         c_t = unitwise.dynamics(cell, p, c_tm1, a_t)
         h_t = unitwise.output(cell, p, c_t)
         ends = None if resets is None else (c_t, h_t)
-        return (c_t, h_t), (c_tm1, a_t, h_tm1, ends)
+        return (c_t, h_t, past), (c_tm1, a_t, h_tm1, far, ends)
 
-    start = (c_0, unitwise.output(cell, p, c_0))
-    (c_K, h_K), (c_tm1, a, h_tm1, ends) = jax.lax.scan(step, start, (drive, resets))
+    start = (c_0, unitwise.output(cell, p, c_0), forward.past_of(past, "w_rec"))
+    (c_K, h_K, past), (c_tm1, a, h_tm1, far, ends) = jax.lax.scan(step, start, (drive, resets))
     c_t, h = (None, forward.after(h_tm1, h_K)) if ends is None else ends
-    return Ran(Path(c_tm1, c_K, a, resets, c_t), h_tm1, h)
+    lines = {"w_rec": h_tm1 if far is None else far}
+    return Ran(Path(c_tm1, c_K, a, resets, c_t), h_tm1, h, lines, past)
 
 
-def drives(cell: Cell, p: dict, heard: list[Array]) -> dict[str, Array]:
-    """{gate: [K, B, n]}: all gates in one product for each thing that is heard."""
-    bias, w_in = (unitwise.as_gates(p.get(line, {})) for line in ("bias", "w_in"))
-    a: dict[str, Any] = dict.fromkeys(unitwise.gate_names(p))
-    zero = jnp.zeros((*heard[0].shape[:-1], cell.n_units), heard[0].dtype)
-    if w_in:
-        for x, w in zip(heard, rows(jnp.concatenate(list(w_in.values()), 1), heard)):
-            a |= {
-                g: forward.add(part, a[g]) for g, part in forward.split(x @ w, list(w_in)).items()
-            }
-    a = {g: zero if x is None else x for g, x in a.items()}
-    return {g: x + forward.along(bias[g], x) if g in bias else x for g, x in a.items()}
-
-
-def rows(w: Array, heard: Sequence[Array]) -> list[Array]:
-    """The rows of weights [Σ m, …] by what they hear, arrays [..., m]: [m, …] each."""
-    stops, total = [], 0
-    for x in heard[:-1]:
-        total += x.shape[-1]
-        stops.append(total)
-    return jnp.split(w, stops)
+def joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)

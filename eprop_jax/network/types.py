@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from eprop_jax import checks
+from eprop_jax.network.synapses import Synapses, use
 
 Array = jax.Array
 PyTree = Any
@@ -21,9 +22,9 @@ Maybe = Any
 """An array, or None where it is zero whatever the values are."""
 
 
-class Wires(NamedTuple):
-    """How units hear each other where each device holds its own n of all N (`ej.sharding`). On one
-    device n = N, and there is nothing to do."""
+class Units(NamedTuple):
+    """Where each device holds its own n of all N units (`ej.sharding`), how a loss of all of them is
+    told. On one device n = N, and there is nothing to do."""
 
     gather: Callable[[Array], Array] = lambda h: h
     """own units' values [..., n] -> all units' [..., N]"""
@@ -31,8 +32,6 @@ class Wires(NamedTuple):
     """[..., N] -> [..., n]"""
     total: Callable[[Array], Array] = lambda x: x
     """a sum over own units -> the sum over all units"""
-    share: Callable[[Array], Array] = lambda x: x
-    """sums over own units for all units [..., N] -> the sums over all units for own, [..., n]"""
 
 
 # Functions have no equality but identity, and arrays no hash: a layer is equal to itself alone, and so
@@ -53,11 +52,13 @@ class Cell(NamedTuple):
     """
 
     init: Callable[[Array], dict]
-    """(key) -> {"w_in": gates of [n_in, n], "w_rec": gates of [n, n], "bias": gates of [n],
-    "theta": {name: [n]}}. One drive: plain arrays. Several: a dict by gate. What is absent has no
-    key."""
+    """(key) -> {"w_in": gates of weights, "w_rec": gates of weights, "bias": gates of [n],
+    "theta": {name: [n]}, "initial": {component: [n]}}. One drive: plain arrays. Several: a dict by
+    gate. What is absent has no key. Dense weights are [n_in, n] and [n, n], others what their
+    `synapses` draw."""
     initial_state: Callable[[dict, tuple[int, ...]], PyTree]
-    """(params, batch_shape) -> c, each leaf [*batch, n]. Only the dtype of `params` counts."""
+    """(params, batch_shape) -> c, each leaf [*batch, n]. Of `params` only the dtype counts, and
+    "initial"."""
     dynamics: Callable[[dict, PyTree, PyTree], PyTree]
     """(theta_j, c_j^{t-1}, a_j^t) -> c_j^t: the implicit recurrence."""
     output: Callable[[dict, PyTree], Array]
@@ -66,15 +67,20 @@ class Cell(NamedTuple):
     """{name: [n]}: per-unit values that are not trained; [] for a traced number, the same for all."""
     n_in: int
     n_units: int
-    connectivity: Any = None
-    """None, or bool [n, n]: which recurrent synapses [pre, post] exist."""
+    synapses: Mapping[str, Synapses]
+    """of "w_in" and "w_rec", whose gates share a kind (`ej.synapses`)"""
     shared: tuple[str, ...] = ()
     """Components whose ∂c^t/∂c^{t-1} and ∂c^t/∂a^t are the same for all units, and that depend on
     no other component (the voltage of LIF units with one time constant). Their ε does not depend
     on the postsynaptic unit, and is kept once for all."""
-    wires: Wires = Wires()
     name: str = "custom"
     """what it is called where it is printed"""
+
+    @property
+    def connectivity(self) -> Any:
+        """None: all, or bool [n, n]: which recurrent synapses [pre, post] exist."""
+        there = use.there(self.synapses["w_rec"])
+        return None if there.all() else there
 
     def __repr__(self):
         return f"{self.name} {self.n_in} -> {self.n_units}"
@@ -94,6 +100,8 @@ class Readout(NamedTuple):
     constants: dict[str, Any]
     n_units: int
     n_out: int
+    synapses: Mapping[str, Synapses]
+    """of "w_out" (`ej.synapses`)"""
     shared: bool = False
     """True where ∂y^t/∂y^{t-1} and ∂y^t/∂a^t are one number for all read-out units and examples:
     then γ is the filtered trace of Eq. 39, one for all of them."""
@@ -258,6 +266,9 @@ class State(NamedTuple):
 
     c: PyTree
     y: Array
+    past: PyTree = ()
+    """where synapses have delays: by line, what is on its way, the newest first, [*batch, D m] (of a
+    stack a tuple, one a layer)"""
 
 
 class Gamma(NamedTuple):
@@ -272,6 +283,18 @@ class Carry(NamedTuple):
     whose first field is `state` too, and whose others are its traces by the paper's symbols."""
 
     state: State
+
+
+class FirstCarry(NamedTuple):
+    """The same, of a network whose initial state is trained."""
+
+    state: State
+    first: Array
+    """1 for examples before their first step, then 0: [*batch]"""
+
+    @property
+    def spent(self) -> FirstCarry:
+        return self._replace(first=jax.numpy.zeros_like(self.first))
 
 
 class Steps(NamedTuple):
@@ -322,6 +345,8 @@ class RuleSpec(NamedTuple):
     """how its traces are held and moved (`engine.influence.Influence`), where they are its own"""
     costates: Callable | None = None
     """(params) -> the co-states of its adjoint, where the engine of stacks runs it"""
+    units: Units = Units()
+    """which of the network's units are here"""
 
     __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
 

@@ -53,10 +53,13 @@ class Units:
     """Collects the values: each becomes a constant, or an entry of theta in a form whose whole real
     line is allowed. What each method returns reads the value back from theta_j."""
 
-    def __init__(self, n: int, dt: Any, trainable, allowed):
+    def __init__(self, n: int, dt: Any, trainable, allowed, initial=()):
         self.n, self.dt = checks.size("n_units", n), checks.number("dt", dt)
         checks.positive("dt", dt)
-        self.trainable = checks.names("trainable", trainable, allowed)
+        known = (*allowed, *initial)
+        self.trainable = checks.names("trainable", trainable, known)
+        self.initial = tuple(name for name in self.trainable if name in initial)
+        """what `ej.cells.custom` trains"""
         self.theta: dict[str, Any] = {}
         self.constants: dict[str, Any] = {}
         self.values: dict[str, Any] = {}

@@ -61,13 +61,14 @@ def as_cell(readout: Readout) -> Cell:
     """A read-out is a unit with one component and no explicit recurrence; its output is y."""
     return Cell(
         readout.init, readout.initial_state, readout.dynamics, lambda phi, y: y,
-        readout.constants, readout.n_units, readout.n_out, shared=("",) if readout.shared else (),
+        readout.constants, readout.n_units, readout.n_out, readout.synapses,
+        ("",) if readout.shared else (),
     )  # fmt: skip
 
 
 def gate_names(params: dict) -> list[str]:
     """The names of a layer's drives."""
-    lines = ("w_in", "w_rec", "bias", "w_out")
+    lines = ("w_in", "w_rec", "bias", "w_out", "w_unread")
     return sorted(set().union(*(as_gates(params[k]) for k in lines if k in params)))
 
 
@@ -77,6 +78,14 @@ def as_gates(a: PyTree) -> dict[str, Array]:
 
 def of_gates(gates: dict[str, Any]) -> PyTree:
     return gates[ONE_DRIVE] if set(gates) == {ONE_DRIVE} else gates
+
+
+def components(c: PyTree) -> dict[str, int]:
+    """The components that carry a gradient, by name: their places among `floats`. An only one, which
+    has no name of its own, is "c"."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(c)]
+    named = [jax.tree_util.keystr(paths[i], simple=True) for i in float_positions(c)]
+    return {name or "c": r for r, name in enumerate(named)}
 
 
 def float_positions(c: PyTree) -> list[int]:

@@ -26,7 +26,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from eprop_jax import checks
-from eprop_jax.network.types import Cell, Network, PyTree, Readout
+from eprop_jax.network.synapses import Synapses, use
+from eprop_jax.network.types import Array, Cell, Network, PyTree, Readout
 
 Chain = tuple[int, ...]  # units, read from the end of a path backwards: (k, k', …, j)
 Sides = tuple[np.ndarray, np.ndarray]  # a variable by its definition, and by its increment
@@ -70,6 +71,9 @@ def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
     (array([[0.5]]), (4, 2, 1, 8))
     """
     checks.one_layer("net", checks.instance("net", net, Network, "an ej.Network(cell, readout)"))
+    for line, s in net.cell.synapses.items():
+        if s.delay:
+            raise ValueError(f"net: got {line} with delays, which the paper's sums have not")
     if jnp.ndim(xs) != 2 or jnp.shape(xs)[1] != net.cell.n_in:
         shape = list(jnp.shape(xs))
         raise ValueError(f"xs: got shape {shape}, wanted [T, {net.cell.n_in}], one example")
@@ -88,7 +92,8 @@ def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
         return jax.vmap(net.cell.output)(theta, _state(c_0, C_t, counters))
 
     def next_y(y_tm1, h_t):
-        a_t = h_t @ readout["w_out"] + readout.get("bias", 0.0)
+        a_t = _heard(net.readout.synapses["w_out"], readout["w_out"], h_t)
+        a_t = a_t + readout.get("bias", 0.0)
         return jax.vmap(net.readout.dynamics)(_per_unit_values(net.readout, readout), y_tm1, a_t)
 
     @jax.jit
@@ -120,15 +125,17 @@ def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
     return LocalDerivatives(dc_dc, dc_dh, dc_dp, dh_dc, dh_dp, dy_dy, dy_dh, y)
 
 
+def _heard(s: Synapses, w, pre) -> Array:
+    return s.drive(use.existing(s, w), pre)
+
+
 def _drives(cell: Cell, params: dict, h_tm1, x_t) -> PyTree:
     """a_j^t = Σ_i x_i^t w^in_ij + Σ_i h_i^{t-1} w^rec_ij + b_j, gate by gate."""
     a_t = {}
     for line, pre in (("w_in", x_t), ("w_rec", h_tm1), ("bias", None)):
         gates = params.get(line, {})
         for gate, w in (gates if isinstance(gates, dict) else {None: gates}).items():
-            if line == "w_rec" and cell.connectivity is not None:
-                w = jnp.where(jnp.asarray(cell.connectivity), w, 0)
-            drive = w if pre is None else pre @ w
+            drive = w if pre is None else _heard(cell.synapses[line], w, pre)
             a_t[gate] = a_t[gate] + drive if gate in a_t else drive
     return a_t[None] if None in a_t else a_t
 

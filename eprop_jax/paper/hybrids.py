@@ -60,7 +60,7 @@ def implicit_eligibility_gradient(
     (5, 5)
     """
     spec = definition.specify("Eq. 10", "i*", net, loss, None, None)
-    checks.one_layer("net", net)
+    checks.matrices("net", checks.one_layer("net", net))
 
     def gradient(spec, params, carry, data, keep):
         without_resets(data)
@@ -97,7 +97,7 @@ def first_explicit_gradient(
     (5, 5)
     """
     spec = definition.specify("Eq. 18", "i*(ei*)?", net, loss, None, None)
-    checks.one_layer("net", net)
+    checks.matrices("net", checks.one_layer("net", net))
 
     def gradient(spec, params, carry, data, keep):
         without_resets(data)
@@ -271,13 +271,14 @@ def read_out(spec: RuleSpec, y_0: Array, data: objective.Data) -> Callable[[dict
 
 def unrolled(cell: Cell, p: dict, c_0: PyTree, xs: Array) -> Callable[[Array], Array]:
     """A perturbation of each h^t -> h^0 … h^T: whose gradient is that of *all* that h^t reaches."""
-    recur, drive = forward.recurrent_drive(p), forward.input_drive(cell, p, xs)
+    recur, inward = (forward.drive(cell, p, line) for line in ("w_rec", "w_in"))
+    drive = forward.driven(cell, p, inward(xs), xs)
 
     def outputs(dh):
         def step(carry, at):
             c_tm1, h_tm1 = carry
             a_in, dh_t = at
-            a_t = unitwise.of_gates(forward.add_drives(a_in, recur(h_tm1)))
+            a_t = forward.both(a_in, recur(h_tm1))
             c_t = unitwise.dynamics(cell, p, c_tm1, a_t)
             h_t = unitwise.output(cell, p, c_t) + dh_t
             return (c_t, h_t), h_t

@@ -91,7 +91,9 @@ class OrderCarry(NamedTuple):
 
 def influence(order: int) -> Influence:
     """Order 1 has no β, and is e-prop."""
-    start = lambda zero: OrderCarry(zero.state, zero.local, (zero.ends,) * (order - 1), zero.gamma)
+    start = lambda zero: OrderCarry(
+        zero.state, zero.local, (zero.beyond,) * (order - 1), zero.gamma
+    )
     return Influence(start, advance, order == 1, over.local if order == 1 else over.graded)
 
 

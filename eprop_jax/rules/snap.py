@@ -23,6 +23,7 @@ from eprop_jax.engine import definition
 from eprop_jax.engine.influence import Influence, near
 from eprop_jax.engine.operators import Places
 from eprop_jax.engine.recursions import Moment
+from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Array, Cell, Gamma, LearningRule, Network, State
 
 
@@ -96,8 +97,7 @@ def within(cell: Cell, hops: int) -> Places:
     """Of each unit those that at most so many recurrent synapses lead to."""
     n = cell.n_units
     params = jax.eval_shape(cell.init, jax.random.key(0))
-    mask = np.ones((n, n), bool) if cell.connectivity is None else np.asarray(cell.connectivity)
-    mask = mask & ("w_rec" in params)
+    mask = use.there(cell.synapses["w_rec"]) & ("w_rec" in params)
     reach, front = np.eye(n, dtype=bool), np.eye(n, dtype=bool)
     for _ in range(min(hops, n - 1)):
         front = (front @ mask) & ~reach

@@ -91,8 +91,13 @@ class UoroCarry(NamedTuple):
 
 
 def start(zero: Zero, key: Array) -> UoroCarry:
-    c, y, cell = tuple(unitwise.floats(zero.state.c)), zero.state.y, zero.params["cell"]
-    w = jax.tree.map(lambda p: jnp.zeros((y.shape[0], *p.shape), y.dtype), cell)
+    if "initial" in zero.params["cell"]:
+        raise ValueError(
+            "params['cell']['initial']: got a trained initial state, wanted none for UORO, whose s̃ and "
+            "w̃ start at zero"
+        )
+    c, y = tuple(unitwise.floats(zero.state.c)), zero.state.y
+    w = zero.each_line((y.shape[0],))
     keys = jax.random.split(key, y.shape[0])
     return UoroCarry(
         zero.state, jax.tree.map(jnp.zeros_like, c), jnp.zeros_like(y), w, zero.readout, keys

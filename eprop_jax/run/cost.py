@@ -13,7 +13,8 @@ from eprop_jax import checks
 from eprop_jax.engine import definition, influence, layers
 from eprop_jax.engine.adjoint import LOCAL
 from eprop_jax.network import unitwise
-from eprop_jax.network.types import LearningRule, PyTree, RuleSpec, by_layer
+from eprop_jax.network.synapses import use
+from eprop_jax.network.types import Cell, LearningRule, PyTree, RuleSpec, by_layer
 from eprop_jax.network.units import compute_dtype
 
 
@@ -33,7 +34,7 @@ def cost(
 ) -> Cost:
     """Predicted multiply-adds and bytes a step of one of the library's rules.
 
-    With n units, m lines, d components, g drives, P = m·n·g weights, S = d·n + n_out and batch B:
+    With n units, m lines, d components, g drives, P = m·n·g synapses, S = d·n + n_out and batch B:
     forward 1·BP; backward through W_rec (order − 1)·Bn²g (RTRL, BPTT: 1); gradient 1·BP; and where
     traces are kept, for e-prop 1·BP a live trace and 3/K passes over each; for RTRL and
     order m > 1, a grade: S·Bn²g (sweep), S·BP (source), S·d·n·BP/K (transition).
@@ -70,8 +71,9 @@ def cost(
         return _of_layers(spec, params, carry, B, trace_bytes, K)
     p, n = params["cell"], spec.network.cell.n_units
 
-    P = sum(w.size for line in ("w_in", "w_rec") for w in jax.tree.leaves(p.get(line, {})))
-    recurrent = sum(w.size for w in jax.tree.leaves(p.get("w_rec", {})))
+    cell = spec.network.cell
+    recurrent = synapses(cell, p, "w_rec")
+    P = synapses(cell, p, "w_in") + recurrent
     gates = len(unitwise.gate_names(p))
     d = len(unitwise.floats(carry.state.c))
     of, jumps = spec.influence, len({m.e for m in spec.moves} - {None})
@@ -97,6 +99,12 @@ def cost(
     return Cost(float(work), int(trace_bytes), int(kept * (K or 1)))
 
 
+def synapses(cell: Cell, p: PyTree, line: str) -> int:
+    """How many, whatever weights they share: lines times units, for each gate."""
+    lines, n, _ = use.trace_shape(cell.synapses[line])
+    return lines * n * len(jax.tree.leaves(p.get(line, {})))
+
+
 def _of_layers(
     spec: RuleSpec, params: PyTree, carry: Any, B: int, trace_bytes: int, K: int | None
 ) -> Cost:
@@ -106,16 +114,16 @@ def _of_layers(
     floats = jnp.dtype(compute_dtype(params)).itemsize * B
     work, kept = 0.0, 4.0 * floats * n_out
     cells, states = by_layer(net, params["cell"]), by_layer(net, carry.state.c)
-    size = lambda p, line: sum(w.size for w in jax.tree.leaves(p.get(line, {})))
-    back = lambda l: B * (size(cells[l], "w_in") * (l > 0) + size(cells[l], "w_rec"))
+    size = lambda l, line: synapses(net.cells[l], cells[l], line)
+    back = lambda l: B * (size(l, "w_in") * (l > 0) + size(l, "w_rec"))
     for l, (cell, p, c) in enumerate(zip(net.cells, cells, states)):
         mine = [x for x in nodes if x.layer == l]
-        P, jumps = size(p, "w_in") + size(p, "w_rec"), len({x.e for x in mine} - {None})
-        work += 2 * B * P + 3 * B * cell.n_units * n_out + jumps * B * size(p, "w_rec")
+        P, jumps = size(l, "w_in") + size(l, "w_rec"), len({x.e for x in mine} - {None})
+        work += 2 * B * P + 3 * B * cell.n_units * n_out + jumps * B * size(l, "w_rec")
         d, gates = len(unitwise.floats(c)), len(unitwise.gate_names(p))
         kept += floats * cell.n_units * (d + (1 + len(mine)) * gates + 1)
     hops = {hop for x in nodes for hop in x.f}
-    work += sum(B * size(cells[above], "w_in") for above, _ in hops)
+    work += sum(B * size(above, "w_in") for above, _ in hops)
     if K is not None and trace_bytes:
         local, ends = layers.sizes(carry)
         work += local * (1 + 3 / K)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, products, seeds
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Reached, Source
@@ -22,10 +23,14 @@ from eprop_jax.engine.layers.descend import Family, Found, Meets, descend, to_in
 from eprop_jax.engine.layers.plan import PathsCarry, Plan, leading, narrow, reached_from
 from eprop_jax.engine.operators import Covector, Ends, Local, Parts, PerUnit, Signal, total
 from eprop_jax.engine.products import add
+from eprop_jax.engine.traces import fitted, tied
 from eprop_jax.network import unitwise
+from eprop_jax.network.forward import existing
 from eprop_jax.network.stacks import Run, run
 from eprop_jax.network.types import (
     Array,
+    Cell,
+    FirstCarry,
     Gamma,
     Maybe,
     RuleSpec,
@@ -40,10 +45,10 @@ def gradient(
     traced: bool,
     spec: RuleSpec,
     params: dict,
-    carry: PathsCarry,
+    carry: Any,
     data: objective.Data,
     keep: bool,
-) -> tuple[PathsCarry, StepOutput, Callable[[], Array]]:
+) -> tuple[Any, StepOutput, Callable[[], Array]]:
     """(carry, StepOutput, () -> ∂L/∂xs) of a chunk, on one batch axis."""
     net, B, plan = spec.network, data.xs.shape[1], plan_of(params)
     path = run(net, params, carry.state, data.xs, data.resets)
@@ -55,17 +60,21 @@ def gradient(
     grads_out = meets.readout_gradient(chunk.wide, path, chunk.back)
     grads = [chunk.own_gradient(l, loss) for l in range(len(net.cells))]
     if traced and keep:
-        grads = [add(g, older.meet(loss.dc_0, l)) for l, g in enumerate(grads)]
+        met = [older.meet(loss.dc_0, l) for l in range(len(grads))]
+        grads = [add(g, tied(*chunk.layer(l), x)) for l, (g, x) in enumerate(zip(grads, met))]
         carry, grads, grads_out = advance(chunk, older, found, carry, grads, grads_out)
+    elif isinstance(carry, FirstCarry):
+        grads = [chunk.with_first(l, g, loss, carry.first) for l, g in enumerate(grads)]
+        carry = carry.spent
     cells = by_layer(net, params["cell"])
     cell = tuple(jax.tree.structure(p).unflatten(g) for p, g in zip(cells, grads))
     readout, B_l = meets.split_feedback(spec, params, chunk.wide, grads_out)
     tree = {"cell": cell if net.stacked else cell[0], "readout": readout}
-    tree = objective.masked(net, tree) | ({"feedback": B_l} if "feedback" in params else {})
+    tree = existing(net, tree) | ({"feedback": B_l} if "feedback" in params else {})
     losses = losses + chunk.state_losses
     total = (jnp.sum(losses) + jnp.sum(chunk.activity)) / B
     out = StepOutput(total, tree, path.y, path.h, losses)
-    carry = carry._replace(state=State(path.c_K, path.y[-1]))
+    carry = carry._replace(state=State(path.c_K, path.y[-1], path.past))
     return carry, out, lambda: to_inputs(spec, params, path, loss)
 
 
@@ -113,27 +122,38 @@ class Chunk(NamedTuple):
     def cell(self, l: int) -> dict:
         return by_layer(self.spec.network, self.params["cell"])[l]
 
+    def layer(self, l: int) -> tuple[Cell, dict]:
+        return self.spec.network.cells[l], self.cell(l)
+
     def lines(self, l: int) -> dict[str, Array]:
-        heard = self.path.heard(self.spec.network.inputs[l])
-        joined = heard[0] if len(heard) == 1 else jnp.concatenate(heard, -1)
-        return {"w_in": joined, "w_rec": self.path.ran[l].h_tm1}
+        return self.path.ran[l].lines
 
     def own_gradient(self, l: int, found: Found) -> list[Array]:
         """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), one a parameter leaf."""
         if l not in found.da:
             return [jnp.zeros_like(w) for w in jax.tree.leaves(self.cell(l))]
-        return products.gradient(self.cell(l), as_reached(found, l), self.lines(l))
+        cell = self.spec.network.cells[l]
+        return products.gradient(cell, self.cell(l), as_reached(found, l), self.lines(l))
+
+    def with_first(self, l: int, grads: list[Array], found: Found, first: Array) -> list[Array]:
+        """And what reaches the initial state of examples that start with the chunk."""
+        p = self.cell(l)
+        if "initial" not in p:
+            return grads
+        c_K = self.path.ran[l].path.c_K
+        return add(grads, products.at_first(p, c_K, found.dc_0.get(l, ()), first))
 
     def fresh(self, l: int, found: list[Found]) -> list[dict[int, Maybe]]:
         """Σ_t pre^t ⊗ ∂̃a^t an example, one a parameter leaf: {number of the descent: value}."""
         there = [k for k, of in enumerate(found) if l in of.da]
         reached = [as_reached(found[k], l) for k in there]
-        rows = products.sources(self.cell(l), reached, self.lines(l))
+        cell = self.spec.network.cells[l]
+        rows = products.sources(cell, self.cell(l), reached, self.lines(l))
         return [dict(zip(there, row)) for row in rows]
 
 
 def as_reached(found: Found, l: int) -> Reached:
-    return Reached(found.da[l], (), found.dtheta[l])
+    return Reached(found.da[l], (), found.dtheta[l], found.dinitial[l])
 
 
 # -- what descents start from ----------------------------------------------------------------------
@@ -220,9 +240,11 @@ class Older(NamedTuple):
         """(co-state, does it end at every unit?, a trace a parameter leaf)."""
         net, plan = self.spec.network, self.plan
         p, c = by_layer(net, self.params["cell"])[l], by_layer(net, self.carry.state.c)
-        unpack = lambda q, tree: tr.unpack(p, c[plan.nodes[q].layer], tree)
-        local = [(q, False, unpack(q, x)) for q, x in zip(plan.local[l], self.carry.epsilon[l])]
-        return local + [(q, True, unpack(q, x)) for q, x in zip(plan.ends[l], self.carry.alpha[l])]
+        one = narrow(plan, self.spec, c[l], l)
+        unpack = lambda q, x, *one: tr.unpack(net.cells[l], p, c[plan.nodes[q].layer], x, *one)
+        eps, alpha = self.carry.epsilon[l], self.carry.alpha[l]
+        local = [(q, False, unpack(q, x, one)) for q, x in zip(plan.local[l], eps)]
+        return local + [(q, True, unpack(q, x)) for q, x in zip(plan.ends[l], alpha)]
 
     def meet(self, dc_0: dict, l: int) -> list[Maybe]:
         """Σ_batch Σ_q ⟨∂̃c_q⁰, S_q⟩, one a parameter leaf."""
@@ -269,11 +291,12 @@ def advance(
         return leaves
 
     def trees(l, which, local, was):
-        p, c = chunk.cell(l), by_layer(chunk.spec.network, carry.state.c)
+        (cell, p), c = chunk.layer(l), by_layer(chunk.spec.network, carry.state.c)
+        one = narrow(plan, chunk.spec, c[l], l)
 
         def tree(q, old):
             c_q = c[plan.nodes[q].layer]
-            like = tr.unpack(p, c_q, old)
+            like = tr.unpack(cell, p, c_q, old, one if local else ())
             new = [
                 tuple(fitted(x, S) for x, S in zip(leaf, of))
                 for leaf, of in zip(after(l, q, local), like)
@@ -287,16 +310,14 @@ def advance(
     return carry._replace(epsilon=epsilon, alpha=alpha, gamma=gamma), grads, grads_out
 
 
-def fitted(x: Maybe, like: Array) -> Array:
-    """A trace of the old one's shape, zeros where nothing arrives."""
-    return jnp.zeros_like(like) if x is None else jnp.broadcast_to(x, like.shape)
-
-
 def split(x: Maybe, n: int, local: bool) -> list[Maybe]:
     """Seeds [B, n, ...] or, of all units, [B, n · units, ...] -> one array each."""
     if x is None:
         return [None] * n
-    return [x[:, k] for k in range(n)] if local else jnp.split(x, n, 1)
+    if not local:
+        return jnp.split(x, n, 1)
+    at = lambda k: jax.tree.map(lambda y: y[:, k], x)
+    return [at(k) for k in range(n)]
 
 
 def of_readout(
@@ -311,10 +332,12 @@ def of_readout(
     """γ after the chunk, and the gradients with what reaches them through y⁰."""
     plan, wide = chunk.plan, chunk.wide
     dL_dy_0, dy_dy = chunk.back.dc_0[0], PerUnit(((chunk.final.dc_0[0],),))
-    own = tr.unpack(wide.params, carry.state.y, carry.gamma.readout)
-    grads_out = add(grads_out, (Covector((dL_dy_0,)) @ Local(tuple(own))).leaves)
-    lines = {"w_out": jnp.concatenate(chunk.path.heard(wide.names), -1)}
-    new = [row[0] for row in products.sources(wide.params, [chunk.final], lines)]
+    y, was = carry.state.y, carry.gamma.readout
+    own = tr.unpack(wide.cell, wide.params, y, was, jac.shared_positions(wide.cell, y))
+    by_y = (Covector((dL_dy_0,)) @ Local(tuple(own))).leaves
+    grads_out = add(grads_out, tied(wide.cell, wide.params, by_y))
+    lines = wide.lines(chunk.path)
+    new = [row[0] for row in products.sources(wide.cell, wide.params, [chunk.final], lines)]
     old = (dy_dy @ Local(tuple(own))).leaves
     own = [(fitted(total(*S, x), like),) for S, x, (like,) in zip(old, new, own)]
     cell, grads = [], list(grads)
@@ -326,7 +349,7 @@ def of_readout(
         gammas, paths = jax.tree.leaves(g), older.reach(found[k].dc_0, l)
         L = Signal(dL_dy_0 @ chunk.B_l[l].T) if plan.filtered[l] else Covector((dL_dy_0,))
         held = Ends(tuple((S,) for S in gammas), gammas[0].shape[1])
-        grads[l] = add(grads[l], (L @ held).leaves)
+        grads[l] = add(grads[l], tied(*chunk.layer(l), (L @ held).leaves))
         rows = zip((dy_dy @ held).leaves, paths, fresh[l], gammas)
         after = [fitted(total(*old, x, y.get(k)), S) for old, x, y, S in rows]
         cell.append(jax.tree.structure(g).unflatten(after))

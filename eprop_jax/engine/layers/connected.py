@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import numpy as np
 
 from eprop_jax.engine import definition, objective, paths
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
 from eprop_jax.network import unitwise
+from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Cell, Network, PyTree, RuleSpec, by_layer
 from eprop_jax.network.units import compute_dtype
 
@@ -30,9 +30,8 @@ def recurrent(cell: Cell, p: PyTree) -> str:
     """Of its recurrent synapses: e (between two units), s (of a unit to itself)."""
     if "w_rec" not in p:
         return ""
-    n = cell.n_units
-    there = np.ones((n, n), bool) if cell.connectivity is None else np.asarray(cell.connectivity)
-    return "e" * bool(np.any(there & ~np.eye(n, dtype=bool))) + "s" * bool(np.any(np.diag(there)))
+    to_others, to_itself = use.kinds(cell.synapses["w_rec"])
+    return "e" * to_others + "s" * to_itself
 
 
 def heard(spec: RuleSpec) -> tuple[tuple[str, ...], ...]:
@@ -77,6 +76,10 @@ def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:
     net, J = spec.network, structures(spec.network, params)
     nodes = costates(spec, params, J)
     cells, ends = by_layer(net, params["cell"]), heard(spec)
+    c = (
+        jax.eval_shape(lambda p, s=s: s.initial_state(p, (1,)), p) for s, p in zip(net.cells, cells)
+    )
+    names = list(map(unitwise.components, c))
     alive: dict[str, set] = {"c": set(), "h": set()}  # (co-state, component), co-state
 
     def at_h(q):
@@ -110,7 +113,17 @@ def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:
         components = [(q, c) for q, x in enumerate(nodes) for c in range(len(J[x.layer].psi))]
         alive["c"] |= {(q, c) for q, c in components if at_c(q, c)}
 
+    def from_start(l, c):
+        """Does an edge of time lead on from c^0?"""
+        node, of = nodes[l], J[l]
+        by_i = any((node.i, r) in alive["c"] and row[c] is not None for r, row in enumerate(of.D))
+        gates = unitwise.as_gates(cells[l].get("w_rec", {}))
+        jumps = any(r is not None and at_drive(l, r, g) for r in (node.e, node.s) for g in gates)
+        return by_i or (of.psi[c] is not None and jumps)
+
     def trained(l, path):
+        if path[0].key == "initial":
+            return from_start(l, names[l][path[1].key])
         if path[0].key != "theta":
             return at_drive(l, l, tr.gate_of(path))
         name = path[1].key

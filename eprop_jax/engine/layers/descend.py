@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import paths
 from eprop_jax.engine.adjoint import Onward, Part, Source, Swept, still, sweep
 from eprop_jax.engine.layers import connected
 from eprop_jax.network import unitwise
-from eprop_jax.network.stacks import Run, rows
-from eprop_jax.network.types import Array, Maybe, RuleSpec, by_layer
+from eprop_jax.network.stacks import Run
+from eprop_jax.network.synapses import use
+from eprop_jax.network.types import Array, Cell, Maybe, RuleSpec, by_layer
 
 Nodes = tuple[paths.CoState, ...]
 
@@ -42,11 +42,12 @@ class Family(NamedTuple):
 
 
 class Found(NamedTuple):
-    """∂̃a^t by co-state, {gate: [K, *lead, B, n]}; Σ_t of what reaches θ_j by layer; and what arrives
-    at c⁰ by co-state."""
+    """∂̃a^t by co-state, {gate: [K, *lead, B, n]}; Σ_t of what reaches θ_j, and by resets an initial
+    state, by layer; and what arrives at c⁰ by co-state."""
 
     da: dict[int, dict[str, Maybe]]
     dtheta: dict[int, dict[str, Maybe]]
+    dinitial: dict[int, dict[str, Maybe]]
     dc_0: dict[int, tuple[Maybe, ...]]
 
 
@@ -61,7 +62,7 @@ def descend(
 ) -> list[Found]:
     """All layers, the last first, and all families together."""
     net, cells = spec.network, by_layer(spec.network, params["cell"])
-    in_scan, found = timed(nodes), [Found({}, {}, {}) for _ in families]
+    in_scan, found = timed(nodes), [Found({}, {}, {}, {}) for _ in families]
     for l in reversed(range(len(net.cells))):
         layer, scanned = (net.cells[l], cells[l], path.ran[l].path), []
         for family, of in zip(families, found):
@@ -86,6 +87,7 @@ def fill(found: Found, swept: list[int], part: Part, l: int, result: Swept) -> N
     found.da.update({swept[place]: x for place, x in result.da.items()})
     for place in part.starts:
         found.dtheta[l] = result.dtheta[place]
+        found.dinitial[l] = result.dinitial.get(place, {})
     for place, q in enumerate(swept if result.dc_0 else ()):
         found.dc_0[q] = tuple(None if x is None else x[place] for x in result.dc_0)
 
@@ -108,7 +110,7 @@ def hopped(
     for above, r in sorted({hop for q in mine for hop in nodes[q].f}):
         if r in found.da:
             names = net.inputs[above]
-            dh = by_inputs(names, cells[above], path, found.da[r])[names.index(l)]
+            dh = by_inputs(net.cells[above], names, cells[above], path, found.da[r])[names.index(l)]
             if dh is not None:
                 places[r] = len(sources)
                 sources.append(Source(dh))
@@ -170,17 +172,16 @@ def at_end(which: list[int], dc_K: dict[int, tuple[Maybe, ...]]) -> tuple[Maybe,
     return tuple(component(z) for z in range(len(there[0])))
 
 
-def by_inputs(names: tuple, p: dict, path: Run, da: dict[str, Maybe]) -> list[Maybe]:
+def by_inputs(cell: Cell, names: tuple, p: dict, path: Run, da: dict[str, Maybe]) -> list[Maybe]:
     """Σ_gates w_in ∂̃a by what the layer hears, [K, *lead, B, m] each; None where no gate hears it."""
-    heard = path.heard(names)
-    w_in = {g: rows(w, heard) for g, w in unitwise.as_gates(p.get("w_in", {})).items()}
-    gates = [g for g in w_in if da.get(g) is not None]
-    if not gates:
-        return [None] * len(heard)
-    n = jax.eval_shape(lambda: w_in[gates[0]][0]).shape[-1]
-    # (∂̃a of a component that is the same for all units is one number for all.)
-    x = jnp.concatenate([jnp.broadcast_to(da[g], (*da[g].shape[:-1], n)) for g in gates], -1)
-    return [x @ jnp.concatenate([w_in[g][k] for g in gates], 1).T for k in range(len(heard))]
+    w_in = unitwise.as_gates(p.get("w_in", {}))
+    heard = {g: da[g] for g in w_in if da.get(g) is not None}
+    if not heard:
+        return [None] * len(names)
+    s = cell.synapses["w_in"]
+    dpre = use.unlagged(s, use.back(s, w_in)(heard), path.resets)
+    sizes = path.sizes(names)
+    return jnp.split(dpre, [sum(sizes[: k + 1]) for k in range(len(sizes) - 1)], -1)
 
 
 def to_inputs(spec: RuleSpec, params: dict, path: Run, found: Found) -> Array:
@@ -188,6 +189,6 @@ def to_inputs(spec: RuleSpec, params: dict, path: Run, found: Found) -> Array:
     net, dL_dxs = spec.network, jnp.zeros_like(path.xs)
     for l, (p, names) in enumerate(zip(by_layer(net, params["cell"]), net.inputs)):
         if "x" in names and l in found.da:
-            x: Any = by_inputs(names, p, path, found.da[l])[names.index("x")]
+            x: Any = by_inputs(net.cells[l], names, p, path, found.da[l])[names.index("x")]
             dL_dxs = dL_dxs if x is None else dL_dxs + x
     return dL_dxs

@@ -8,29 +8,41 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax.engine import objective, products, seeds
+from eprop_jax.engine import objective, products, seeds, signals
 from eprop_jax.engine.adjoint import Part, Reached, Source
 from eprop_jax.engine.layers.descend import Meets
-from eprop_jax.network.stacks import Run, rows
-from eprop_jax.network.types import Array, Maybe, PyTree, RuleSpec, by_layer
+from eprop_jax.network import unitwise
+from eprop_jax.network.stacks import Run
+from eprop_jax.network.synapses import use
+from eprop_jax.network.types import Array, Cell, Maybe, PyTree, RuleSpec, by_layer
 
 
 class Wide(NamedTuple):
     """The read-out as its gradient sees it. With adaptive feedback the layers that it does not read
     stand in it too: B_l moves as w_out would, if layer l were read."""
 
-    names: tuple[int, ...]
-    """the layers, in the order of w_out's rows"""
+    hears: dict[str, tuple[int, ...]]
+    """the layers that each line hears, in the order of its rows"""
     params: dict
+    cell: Cell
+    """the read-out as a cell, with these lines"""
+
+    def lines(self, path: Run) -> dict[str, Array]:
+        return {line: path.heard(layers) for line, layers in self.hears.items()}
 
 
 def wide_readout(spec: RuleSpec, params: dict) -> Wide:
-    net, p = spec.network, params["readout"]
-    if spec.feedback != "adaptive":
-        return Wide(net.reads, p)
+    net, p, cell = spec.network, params["readout"], unitwise.as_cell(spec.network.readout)
     unread = tuple(l for l in range(len(net.cells)) if l not in net.reads)
-    more = [jnp.zeros_like(by_layer(net, params["feedback"])[l], p["w_out"].dtype) for l in unread]
-    return Wide((*net.reads, *unread), {**p, "w_out": jnp.concatenate([p["w_out"], *more])})
+    if spec.feedback != "adaptive" or not unread:
+        return Wide({"w_out": net.reads}, p, cell)
+    size, n_out = sum(net.cells[l].n_units for l in unread), net.readout.n_out
+    more = use.plain(size, n_out)
+    return Wide(
+        {"w_out": net.reads, "w_unread": unread},
+        {**p, "w_unread": jnp.zeros((size, n_out), p["w_out"].dtype)},
+        cell._replace(synapses={**cell.synapses, "w_unread": more}),
+    )
 
 
 def feedback_of(spec: RuleSpec, params: dict, path: Run) -> list[Maybe]:
@@ -38,8 +50,9 @@ def feedback_of(spec: RuleSpec, params: dict, path: Run) -> list[Maybe]:
     net = spec.network
     if spec.feedback != "symmetric":
         return list(by_layer(net, params["feedback"]))
-    w_out = dict(zip(net.reads, rows(params["readout"]["w_out"], path.heard(net.reads))))
-    return [w_out.get(l) for l in range(len(net.cells))]
+    w_out = by_size(signals.weights(spec, params), path.sizes(net.reads))
+    of = dict(zip(net.reads, w_out))
+    return [of.get(l) for l in range(len(net.cells))]
 
 
 def at_layers(
@@ -51,8 +64,8 @@ def at_layers(
         objective.losses_of(net, x) for x in (spec.activity_loss, spec.state_loss)
     )
     activity, per_step, at = jnp.zeros(B, da_out.dtype), jnp.zeros((K, B), da_out.dtype), []
-    for l, cell in enumerate(net.cells):
-        more, dL_dh = objective.activity_losses(of_activity[l], cell.wires, path.ran[l].h, data)
+    for l in range(len(net.cells)):
+        more, dL_dh = objective.activity_losses(of_activity[l], spec.units, path.ran[l].h, data)
         activity, dL_dc, sources = activity + more, None, []
         if B_l[l] is not None:
             sources.append(Source(da_out, lambda da, w=B_l[l]: da @ w.T))
@@ -62,7 +75,7 @@ def at_layers(
         elif dL_dh is not None:
             sources.append(Source(dL_dh / B))
         if of_state[l] is not None:
-            of_steps, dL_dc = objective.state_losses(of_state[l], cell.wires, path.ran[l].path.c)
+            of_steps, dL_dc = objective.state_losses(of_state[l], spec.units, path.ran[l].path.c)
             per_step = per_step + objective.only(data.mask, of_steps)
             dL_dc = tuple(objective.only(data.mask, x) / B for x in dL_dc)
         at.append(Meets(tuple(sources), dL_dc))
@@ -76,8 +89,7 @@ def at_readout(spec: RuleSpec, wide: Wide, path: Run, parts: list[Part]) -> list
 
 def readout_gradient(wide: Wide, path: Run, s: Reached) -> list[Array]:
     """Σ_t Σ_batch h^t ⊗ ∂̃a_out^t, one a parameter leaf of the (wide) read-out."""
-    lines = {"w_out": jnp.concatenate(path.heard(wide.names), -1)}
-    return products.gradient(wide.params, s, lines)
+    return products.gradient(wide.cell, wide.params, s, wide.lines(path))
 
 
 def split_feedback(
@@ -87,13 +99,16 @@ def split_feedback(
     random B, which is fixed by definition, and in a rule that does not read it, zeros."""
     net = spec.network
     grads: dict[str, Any] = jax.tree.structure(wide.params).unflatten(grads_out)
+    own = {k: x for k, x in grads.items() if k != "w_unread"}
     if spec.feedback != "adaptive":
-        return grads, jax.tree.map(jnp.zeros_like, params.get("feedback", ()))
-    sizes = [net.cells[l].n_units for l in wide.names]
-    of = dict(zip(wide.names, by_size(grads["w_out"], sizes)))
+        return own, jax.tree.map(jnp.zeros_like, params.get("feedback", ()))
+    of: dict[int, Array] = {}
+    for line, layers in wide.hears.items():
+        s = wide.cell.synapses[line]
+        w = use.matrix(s, use.existing(s, grads[line]))
+        of |= dict(zip(layers, by_size(w, [net.cells[l].n_units for l in layers])))
     B = tuple(of[l] for l in range(len(net.cells)))
-    n_read = params["readout"]["w_out"].shape[0]
-    return {**grads, "w_out": grads["w_out"][:n_read]}, B if net.stacked else B[0]
+    return own, B if net.stacked else B[0]
 
 
 def by_size(w: Array, sizes: list[int]) -> list[Array]:

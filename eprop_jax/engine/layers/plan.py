@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
@@ -144,10 +145,16 @@ def traces(p: Plan, spec: RuleSpec, params: PyTree, state: State, batch: int) ->
         one = narrow(p, spec, c[l], l) if not lead else set()
 
         def leaf(path, w):
-            width = lambda z: 1 if z in one and path[0].key != "theta" else w.shape[-1]
-            return tuple(
-                jnp.zeros((batch, *lead, *w.shape[:-1], width(z)), dtype) for z in range(size)
-            )
+            narrow = lambda z: z in one and path[0].key not in ("theta", "initial")
+            start = unitwise.components(c[l])[path[1].key] if path[0].key == "initial" else None
+
+            def component(z):
+                shape = (batch, *lead, *tr.trace_shape(net.cells[l], path, w, narrow(z)))
+                starts = z == start and q == l  # co-state l is where paths from layer l begin
+                ends = np.eye(*lead) if lead else None
+                return tr.at_start(shape, ends, dtype) if starts else jnp.zeros(shape, dtype)
+
+            return tuple(component(z) for z in range(size))
 
         found = [leaf(*x) for x in jax.tree.leaves_with_path(cells[l])]
         return tr.pack(cells[l], c[target], found)
@@ -158,13 +165,15 @@ def traces(p: Plan, spec: RuleSpec, params: PyTree, state: State, batch: int) ->
     alpha = tuple(tuple(zeros(l, q, units(q)) for q in p.ends[l]) for l in layers)
     gamma: Any = ()
     if p.leaky:
-        wide, readout = meets.wide_readout(spec, params).params, unitwise.as_cell(net.readout)
+        _, wide, readout = meets.wide_readout(spec, params)
         own = tr.zeros(readout, wide, state.y, jac.structure(readout, wide, state.y), batch)
-        of = lambda l, w: jnp.zeros(
-            (batch, 1 if p.filtered[l] else net.readout.n_out, *w.shape), dtype
-        )
-        cell = tuple(
-            jax.tree.map(lambda w, l=l: of(l, w), cells[l]) if p.to_y[l] else () for l in layers
-        )
+
+        def of_layer(l):
+            seeds = 1 if p.filtered[l] else net.readout.n_out
+            shape = lambda path, w: (batch, seeds, *tr.trace_shape(net.cells[l], path, w))
+            zeros = lambda path, w: jnp.zeros(shape(path, w), dtype)
+            return jax.tree_util.tree_map_with_path(zeros, cells[l])
+
+        cell = tuple(of_layer(l) if p.to_y[l] else () for l in layers)
         gamma = Gamma(own, cell)
     return PathsCarry(state, epsilon, alpha, gamma)

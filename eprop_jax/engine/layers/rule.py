@@ -8,7 +8,7 @@ from typing import Any
 from eprop_jax.engine import definition, paths
 from eprop_jax.engine.layers import chunk, connected
 from eprop_jax.engine.layers.plan import Plan, plan, traces
-from eprop_jax.network.types import Carry, LearningRule, PyTree, RuleSpec, State
+from eprop_jax.network.types import LearningRule, PyTree, RuleSpec, State
 
 
 def of_layers(spec: RuleSpec, traced: bool = True) -> LearningRule:
@@ -30,7 +30,8 @@ def of_layers(spec: RuleSpec, traced: bool = True) -> LearningRule:
 
     def begun(spec: RuleSpec, params: dict, state: State, batch: int) -> Any:
         connected.refuse_unconnected(spec, params)
-        return traces(plan_of(params), spec, params, state, batch) if traced else Carry(state)
+        of = functools.partial(traces, plan_of(params)) if traced else definition.without_traces
+        return of(spec, params, state, batch)
 
     spec = spec._replace(costates=lambda params: plan_of(params).nodes)
-    return definition.build(spec, begun, functools.partial(chunk.gradient, plan_of, traced))
+    return definition.build(spec, begun, functools.partial(chunk.gradient, plan_of, traced), traced)

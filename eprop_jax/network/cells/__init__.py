@@ -7,7 +7,13 @@ which is which. Weights are [pre, post]; n units, n_in inputs; time constants sh
 
 from eprop_jax.network.cells.custom import custom
 from eprop_jax.network.cells.gated import LSTMState, gru, lstm
-from eprop_jax.network.cells.rate import ComplexState, leaky_rnn, linear_recurrence, rnn
+from eprop_jax.network.cells.rate import (
+    ComplexState,
+    leaky_rnn,
+    linear_recurrence,
+    rnn,
+    stateless,
+)
 from eprop_jax.network.cells.spiking import SpikingState, alif, lif
 
 __all__ = [
@@ -22,4 +28,5 @@ __all__ = [
     "linear_recurrence",
     "lstm",
     "rnn",
+    "stateless",
 ]

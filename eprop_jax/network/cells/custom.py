@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import checks
+from eprop_jax.network import unitwise
+from eprop_jax.network.synapses import Kind, use
 from eprop_jax.network.types import Array, Cell
-from eprop_jax.network.units import compute_dtype, floating
+from eprop_jax.network.units import compute_dtype
 
 LINES = ("w_in", "w_rec", "bias")
 
@@ -31,6 +33,9 @@ def custom(
     gain_in: float = 1.0,
     gain_rec: float = 1.0,
     shared: tuple[str, ...] = (),
+    w_in: Kind | None = None,
+    w_rec: Kind | None = None,
+    trainable: tuple[str, ...] = (),
 ) -> Cell:
     """Your own neuron: write one unit, get every learning rule.
 
@@ -47,12 +52,18 @@ def custom(
       constants: {name: a number or [n]}: per-unit values that are not trained, integers in int32.
         `dynamics` and `output` find both in `theta_j`. Numbers here may be traced, so that a sweep
         can vmap over them.
-      connectivity: bool [n, n], which recurrent synapses [pre, post] exist; None: all.
+      connectivity: bool [n, n], which recurrent synapses [pre, post] exist; None: all. The short form
+        of w_rec=ej.synapses.masked(connectivity).
       self_connections: False removes the diagonal of `w_rec`.
       gain_in, gain_rec: initial weights are normal with standard deviation gain/√fan_in; a unit's
         recurrent fan-in is the number of synapses that it has.
       shared: a promise that saves memory and time, see `Cell.shared`; the name of a state's only
         component is "".
+      w_in, w_rec: the kinds of these lines' synapses, from `ej.synapses`; None: dense. All gates of a
+        line have the same.
+      trainable: ("initial",) trains the initial state of each unit, params["initial"][component] [n]
+        (of a state without components "c"), which starts at `state`; ("initial.v",) that of component
+        v alone.
 
     Raises:
       TypeError, ValueError: for an argument of the wrong kind, shape or name, or an integer beyond
@@ -72,6 +83,7 @@ def custom(
     gain_in = checks.nonnegative("gain_in", checks.number("gain_in", gain_in))
     gain_rec = checks.nonnegative("gain_rec", checks.number("gain_rec", gain_rec))
     state = checks.state(state)
+    trained = initial_of(state, checks.names("trainable", trainable, initial_of(state)))
     components = [jax.tree_util.keystr(path, simple=True)
                   for path, _ in jax.tree.leaves_with_path(state)]  # fmt: skip
     shared = checks.names("shared", shared, components)
@@ -101,25 +113,21 @@ def custom(
         raise ValueError(
             f"theta, constants: got {both} in both, wanted each value trained or constant"
         )
-    mask = None if connectivity is None else checks.mask("connectivity", connectivity, n)
-    if not self_connections:
+    if connectivity is not None and w_rec is not None:
+        raise ValueError("connectivity, w_rec: got both, wanted one of them")
+    mask = None if connectivity is None else checks.mask("connectivity", connectivity, (n, n))
+    if not self_connections and w_rec is None:
         mask = (np.ones((n, n), bool) if mask is None else mask) & ~np.eye(n, dtype=bool)
-    synapses = np.full(n, n) if mask is None else mask.sum(0)
+    of_rec = use.line("w_rec", w_rec, n, n) if w_rec else use.plain(n, n, mask)
+    of_rec = of_rec if self_connections else use.without_own(of_rec)
+    kinds = {"w_in": use.line("w_in", w_in, n_in, n), "w_rec": of_rec}
+    gains = {"w_in": gain_in, "w_rec": gain_rec}
 
     def init(key):
         checks.key("key", key)
 
         def weights(line, key):
-            if line == "bias":
-                return jnp.zeros(n)
-            lines, fan_in, gain = (
-                (n_in, np.full(n, n_in), gain_in) if line == "w_in" else (n, synapses, gain_rec)
-            )
-            (gain,) = floating(gain)
-            spread = gain / np.sqrt(np.maximum(fan_in, 1))  # what hears no unit has no weights
-            w = jax.random.normal(key, (lines, n))
-            w = w * jnp.broadcast_to(jnp.asarray(spread, w.dtype), w.shape)
-            return w if line == "w_in" or mask is None else jnp.where(mask, w, 0.0)
+            return jnp.zeros(n) if line == "bias" else kinds[line].init(key, gains[line])
 
         params = {}
         for line, k_line in zip(LINES, jax.random.split(key, len(LINES))):
@@ -135,6 +143,13 @@ def custom(
             params["theta"] = {
                 k: jnp.broadcast_to(jnp.asarray(v, dtype), (n,)) for k, v in theta.items()
             }
+        if trained:
+            dtype, values = jnp.zeros(()).dtype, unitwise.floats(state)
+            params["initial"] = {
+                k: jnp.full(n, values[r], dtype)
+                for k, r in unitwise.components(state).items()
+                if f"initial.{k}" in trained
+            }
         return params
 
     def initial_state(params, batch_shape):
@@ -144,6 +159,21 @@ def custom(
             integer = jnp.issubdtype(value.dtype, jnp.integer)
             return jnp.full((*batch_shape, n), value, jnp.int32 if integer else dtype)
 
-        return jax.tree.map(full, state)
+        leaves, structure = jax.tree.flatten(jax.tree.map(full, state))
+        at, trained = unitwise.float_positions(state), params.get("initial", {})
+        for name, r in unitwise.components(state).items():
+            if name in trained:
+                c_0 = trained[name].astype(dtype)
+                leaves[at[r]] = jnp.broadcast_to(c_0, (*batch_shape, *c_0.shape))
+        return structure.unflatten(leaves)
 
-    return Cell(init, initial_state, dynamics, output, constants, n_in, n, mask, tuple(shared))
+    return Cell(init, initial_state, dynamics, output, constants, n_in, n, kinds, tuple(shared))
+
+
+def initial_of(state: Any, chosen: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """What a cell of this state may be asked to train of it ("initial": all); or, of what is `chosen`,
+    component by component."""
+    each = tuple(f"initial.{k}" for k in unitwise.components(jax.tree.map(np.asarray, state)))
+    if chosen is None:
+        return ("initial", *each)
+    return tuple(k for k in each if k in chosen or "initial" in chosen)

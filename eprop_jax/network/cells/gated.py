@@ -30,7 +30,8 @@ def lstm(n_in: int, n_units: int, *, forget_bias: float = 1.0, **options) -> Cel
     Args:
       n_in, n_units: sizes.
       forget_bias: added to the forget gate's drive.
-      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
+      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec`, `w_in`, `w_rec` as in
+        `custom`.
 
     Raises:
       TypeError, ValueError: as `custom`.
@@ -67,7 +68,8 @@ def gru(n_in: int, n_units: int, **options) -> Cell:
 
     Args:
       n_in, n_units: sizes.
-      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
+      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec`, `w_in`, `w_rec` as in
+        `custom`.
 
     Raises:
       TypeError, ValueError: as `custom`.

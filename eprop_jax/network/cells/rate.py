@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import checks
-from eprop_jax.network.cells.custom import custom
+from eprop_jax.network.cells.custom import custom, initial_of
+from eprop_jax.network.synapses import Kind
 from eprop_jax.network.types import Array, Cell
 from eprop_jax.network.units import Units
 
@@ -24,7 +26,8 @@ def rnn(
     Args:
       n_in, n_units: sizes.
       activation: φ, elementwise.
-      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
+      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec`, `w_in`, `w_rec` as in
+        `custom`.
 
     Raises:
       TypeError, ValueError: as `custom`.
@@ -38,6 +41,34 @@ def rnn(
         n_in, n_units, lambda theta, c, a: a, lambda theta, c: activation(c), 0.0, shared=("",),
         **options,
     )._replace(name="rnn")  # fmt: skip
+
+
+def stateless(
+    n_in: int, n_units: int, *, activation: Callable[[Array], Array] = jax.nn.relu, **options
+) -> Cell:
+    """A layer without time, h^t = φ(W_in x^t + b): dense, convolutional or whatever its synapses are,
+    between recurrent ones.
+
+    There is no recurrence at all: of a language of paths its units have the edges f alone.
+
+    Args:
+      n_in, n_units: sizes.
+      activation: φ, elementwise.
+      **options: `gain_in`, `w_in` as in `custom`.
+
+    Raises:
+      TypeError, ValueError: as `custom`.
+
+    >>> import jax, eprop_jax as ej
+    >>> pooled = ej.synapses.pooled(ej.synapses.dense(), shape=(4, 4, 1), size=2)
+    >>> sorted(ej.cells.stateless(16, 8, w_in=pooled).init(jax.random.key(0)))
+    ['bias', 'w_in']
+    """
+    checks.is_callable("activation", activation)
+    return custom(
+        n_in, n_units, lambda theta, c, a: a, lambda theta, c: activation(c), 0.0,
+        drives=("w_in", "bias"), shared=("",), **options,
+    )._replace(name="stateless")  # fmt: skip
 
 
 def leaky_rnn(
@@ -61,8 +92,10 @@ def leaky_rnn(
       decay: α itself, instead of `tau`.
       dt: step in ms.
       activation: φ, elementwise.
-      trainable: ("tau",) trains τ per unit, stored as log(τ/dt), so that it stays positive.
-      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
+      trainable: from ("tau", "initial"). τ per unit is stored as log(τ/dt), so that it stays positive;
+        the initial state as in `custom`.
+      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec`, `w_in`, `w_rec` as in
+        `custom`.
 
     Raises:
       TypeError, ValueError: as `custom`, and for τ ≤ 0 or a decay outside [0, 1); without a leak
@@ -74,7 +107,7 @@ def leaky_rnn(
     >>> float(cell.init(jax.random.key(0))["theta"]["tau"][0])  # log(10)
     2.3025851249694824
     """
-    unit = Units(n_units, dt, trainable, ("tau",))
+    unit = Units(n_units, dt, trainable, ("tau",), initial_of(0.0))
     alpha = unit.decay("tau", "alpha", tau, decay, "decay")
     rest = unit.rest("tau", "alpha")
     checks.is_callable("activation", activation)
@@ -91,6 +124,7 @@ def leaky_rnn(
         theta=unit.theta,
         constants=unit.constants,
         shared=("",) if unit.is_one("alpha") else (),
+        trainable=unit.initial,
         **options,
     )
     return unit.finish(cell, "leaky_rnn")
@@ -109,6 +143,7 @@ def linear_recurrence(
     frequency: Any = 0.0,
     trainable: tuple[str, ...] = (),
     gain_in: float = 1.0,
+    w_in: Kind | None = None,
 ) -> Cell:
     """Diagonal linear recurrence, s^t = λ s^{t-1} + a^t with λ = decay · exp(i·frequency), h = Re s.
 
@@ -119,9 +154,9 @@ def linear_recurrence(
       decay: |λ| in [0, 1], a number or [n], which may be traced; default: spread evenly from 0.5 to
         0.99. 1 is an undamped oscillator, or an integrator at frequency 0.
       frequency: the phase of λ in radians a step, a number or [n].
-      trainable: from ("decay", "frequency"); the decay is stored as log(−1/log|λ|), which keeps
-        |λ| in (0, 1).
-      gain_in: as in `custom`.
+      trainable: from ("decay", "frequency", "initial", "initial.re", "initial.im"); the decay is
+        stored as log(−1/log|λ|), which keeps |λ| in (0, 1); the initial state as in `custom`.
+      gain_in, w_in: as in `custom`.
 
     Raises:
       TypeError, ValueError: as `custom`, and for a decay outside [0, 1], or in (0, 1) where it is
@@ -133,7 +168,7 @@ def linear_recurrence(
     """
     n = checks.size("n_units", n_units)
     decay = np.linspace(0.5, 0.99, n) if decay is None else decay
-    unit = Units(n, 1.0, trainable, ("decay", "frequency"))
+    unit = Units(n, 1.0, trainable, ("decay", "frequency"), initial_of(ComplexState(0.0, 0.0)))
     radius = unit.decay("decay", "radius", None, decay, "decay")
     phase = unit.real("frequency", frequency)
 
@@ -151,5 +186,7 @@ def linear_recurrence(
         theta=unit.theta,
         constants=unit.constants,
         gain_in=gain_in,
+        w_in=w_in,
+        trainable=unit.initial,
     )
     return unit.finish(cell, "linear_recurrence")

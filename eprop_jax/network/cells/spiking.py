@@ -10,7 +10,7 @@ import numpy as np
 
 from eprop_jax import checks
 from eprop_jax.network import surrogates
-from eprop_jax.network.cells.custom import custom
+from eprop_jax.network.cells.custom import custom, initial_of
 from eprop_jax.network.types import Cell
 from eprop_jax.network.units import Units, floating
 
@@ -87,9 +87,11 @@ def alif(
       reset_gradient: False: no gradient through −v_th z^{t-1} (Bellec et al., NEST).
       surrogate: ψ, a function of v − A; default `piecewise_linear(0.3/v_th, v_th)`, of each unit's
         own v_th, as it is at the time where it is trained.
-      trainable: from ("tau_m", "tau_a", "beta", "v_th"). τ is stored as log(τ/dt) and v_th as its
-        logarithm, so that both stay positive.
-      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec` as in `custom`.
+      trainable: from ("tau_m", "tau_a", "beta", "v_th", "initial", "initial.v", "initial.a"). τ is
+        stored as log(τ/dt) and v_th as its logarithm, so that both stay positive; the initial state as
+        in `custom`.
+      **options: `connectivity`, `self_connections`, `gain_in`, `gain_rec`, `w_in`, `w_rec` as in
+        `custom`.
 
     Raises:
       TypeError, ValueError: as `custom`, and for τ ≤ 0, a decay outside [0, 1], v_th ≤ 0; for no
@@ -117,7 +119,9 @@ def _spiking(
     n_ref = checks.fits("refractory", checks.steps("refractory", refractory), np.int32)
     checks.flag("scale_input", scale_input)
     checks.flag("reset_gradient", reset_gradient)
-    unit = Units(n, dt, trainable, ("tau_m", "v_th") + (("tau_a", "beta") if adaptive else ()))
+    own = ("tau_a", "beta") if adaptive else ()
+    state = SpikingState(v=0.0, a=0.0 if adaptive else (), r=0 if n_ref else ())
+    unit = Units(n, dt, trainable, ("tau_m", "v_th", *own), initial_of(state))
     alpha_of = unit.decay("tau_m", "alpha", tau_m, alpha, "alpha")
     rest_of = unit.rest("tau_m", "alpha") if scale_input else None
     threshold = unit.positive("v_th", v_th)
@@ -148,10 +152,10 @@ def _spiking(
             r=jnp.maximum(jnp.where(z > 0, n_ref, c.r) - 1, 0) if n_ref else (),
         )
 
-    state = SpikingState(v=0.0, a=0.0 if adaptive else (), r=0 if n_ref else ())
     cell = custom(
         n_in, n, dynamics, output, state, theta=unit.theta, constants=unit.constants,
-        shared=("v",) if unit.is_one("alpha") and not reset_gradient else (), **options,
+        shared=("v",) if unit.is_one("alpha") and not reset_gradient else (),
+        trainable=unit.initial, **options,
     )  # fmt: skip
     return unit.finish(cell, "alif" if adaptive else "lif")
 
