@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import time
 
@@ -61,6 +62,13 @@ def measure(title, functions, args, repeats=7):
     return rows
 
 
+def peak_bytes():
+    """The most resident memory that this process has had (Linux). `ru_maxrss` would not do: a process
+    begins with that of the one that started it."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+
+
 def relative_error(got, wanted):
     """|got − wanted| / |wanted| over all leaves, in float64."""
     pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(wanted)))
@@ -84,7 +92,7 @@ def table(rows, columns):
     """A Markdown table."""
 
     def text(x):
-        return f"{x:.3g}" if isinstance(x, float) else str(x)
+        return f"{x:.3g}" if isinstance(x, float) else str(x).replace("|", "\\|")  # of a language
 
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(text(row.get(c, "")) for c in columns) + " |" for row in rows]
