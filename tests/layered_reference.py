@@ -178,6 +178,8 @@ class Blocks(NamedTuple):
     Theta: dict  # {name: [T, B, n, d]}
     psi: Any  # [T, B, n, d]
     Xi: dict  # {name: [T + 1, B, n]}, from h^0 on
+    psi_0: Any  # [B, n, d], of h^0
+    start: dict  # {name: the component that it is the initial value of}
 
 
 def blocks(cell, p, run, l) -> Blocks:
@@ -224,7 +226,11 @@ def blocks(cell, p, run, l) -> Blocks:
         {name: J[..., d + len(gates) + k] for k, name in enumerate(trained)},
         K[1:, ..., :d],
         {name: K[..., d + k] for k, name in enumerate(trained)},
-    )
+        K[0, ..., :d],
+        {name or "c": z for z, name in enumerate(
+            jax.tree_util.keystr(path, simple=True)
+            for (path, _), yes in zip(jax.tree.leaves_with_path(run.c_0[l]), is_float) if yes)},
+    )  # fmt: skip
 
 
 class Ends(NamedTuple):
@@ -386,14 +392,18 @@ def enumerate_words(given: Problem, accepts):
 
 
 def sources(p, run, J, l):
-    """How each of a layer's parameters, side by side, enters: ∂c^t [T, B, n, d, P] and
-    ∂h^t [T + 1, B, n, P], from h^0 on."""
+    """How each of a layer's parameters, side by side, enters: ∂c^t [T, B, n, d, P], ∂h^t
+    [T + 1, B, n, P], from h^0 on, and ∂c^0 [B, n, d, P]."""
     T, batch, n, d = J.psi.shape
     pre, one = {"w_in": np.asarray(run.pre[l]), "w_rec": np.asarray(run.h_tm1[l])}, np.eye(n)
-    by_c, by_h = [], []
+    by_c, by_h, at_0 = [], [], []
     for path, leaf in jax.tree.leaves_with_path(p):
         line, name = part_of(path)
-        if line in pre:
+        at_0.append(np.zeros((batch, n, d, leaf.size)))
+        if line == "initial":
+            at_0[-1][:, :, J.start[name]] = one
+            c = np.zeros((T, batch, n, d, n))
+        elif line in pre:
             c = np.einsum("tbjz,tbi,jk->tbjzik", J.B[name], pre[line], one)
         else:
             c = np.einsum("tbjz,jk->tbjzk", (J.Theta if line == "theta" else J.B)[name], one)
@@ -401,7 +411,7 @@ def sources(p, run, J, l):
         by_h.append(np.zeros((T + 1, batch, n, leaf.size)))
         if line == "theta":
             by_h[-1] += np.einsum("tbj,jk->tbjk", J.Xi[name], one)
-    return np.concatenate(by_c, -1), np.concatenate(by_h, -1)
+    return tuple(np.concatenate(x, -1) for x in (by_c, by_h, at_0))
 
 
 def tangent_gradient(given: Problem, automaton):
@@ -409,7 +419,8 @@ def tangent_gradient(given: Problem, automaton):
     stack, p, run, J, end = given
     width = external(given)
     moves, states, layers = automaton.moves, range(len(automaton.moves)), range(len(stack.cells))
-    direct_c, direct_h = zip(*(sources(q, run, J[l], l) for l, q in enumerate(p["cell"])))
+    found = (sources(q, run, J[l], l) for l, q in enumerate(p["cell"]))
+    direct_c, direct_h, at_0 = zip(*found)
     w_in, w_rec = ([by_gate(q, line) for q in p["cell"]] for line in ("w_in", "w_rec"))
     w_in, w_rec = jax.tree.map(np.asarray, (w_in, w_rec))
     one = [np.eye(n) for n in stack.sizes]
@@ -440,7 +451,8 @@ def tangent_gradient(given: Problem, automaton):
          for m, l, q in h}  # fmt: skip
     grads = [0.0] * len(layers)
     for m in layers:
-        h[m, m, 0] = direct_h[m][0]
+        c[m, m, 0] = at_0[m]
+        h[m, m, 0] = direct_h[m][0] + np.einsum("bjz,bjzp->bjp", J[m].psi_0, at_0[m])
     for t in range(len(run.y)):
         c_tm1, h_tm1 = dict(c), dict(h)
         for m, l in np.ndindex(len(layers), len(layers)):

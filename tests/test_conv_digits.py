@@ -40,6 +40,11 @@ def test_the_order_of_the_benchmark_is_the_smallest(small):
     rule = ej.m_order_eprop(net, conv_digits.LOSS, order=conv_digits.ORDER - 1)
     with pytest.raises(ValueError, match="no path to the loss"):
         jax.eval_shape(ej.value_and_grad(rule), *args)
+    two = conv_digits.network(True, (2, 2), 8, reads=conv_digits.UPPER_TWO)
+    rule = conv_digits.RULES_OF_TWO[f"order {conv_digits.ORDER - 1}"](two, conv_digits.LOSS)
+    _, xs, ys = args
+    grads = ej.value_and_grad(rule)(two.init(jax.random.key(0)), xs, ys)[1]
+    assert all(bool(jnp.any(g != 0)) for g in jax.tree.leaves(grads))
 
 
 def test_frozen_layers_stay(small):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import eprop_jax as ej
+from eprop_jax.paper import graph
 from tests.pace import quick
 
 SQ, S = ej.losses.squared_error, ej.synapses
@@ -164,3 +165,14 @@ def test_what_no_trace_holds_is_refused(call, words):
     with pytest.raises(ValueError) as error:
         rule.init(params, (B,))
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_what_takes_a_jump_for_one_step_is_refused():
+    net, (xs, _) = network("none", "one", False), data()
+    for call in (
+        lambda: graph.unroll(ej.bptt(net, SQ)),
+        lambda: ej.equations.local_derivatives(net, drawn(net), xs[:, 0]),
+        lambda: ej.hybrids.implicit_eligibility_gradient(net, SQ),
+    ):
+        with pytest.raises(ValueError, match="w_rec"):
+            call()

@@ -16,7 +16,15 @@ import eprop_jax as ej
 
 pytestmark = pytest.mark.slow
 T = 5
-KINDS = ("coupled", "masked", "gru", "lstm", "alif, all trained", "leaky_rnn, tau trained", "stateless")
+KINDS = (
+    "coupled",
+    "masked",
+    "gru",
+    "lstm",
+    "alif, all trained",
+    "leaky_rnn, tau trained",
+    "stateless",
+)
 
 
 @st.composite

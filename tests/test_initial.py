@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import eprop_jax as ej
+from eprop_jax.paper import graph
 from tests.pace import quick
 
 slow = pytest.mark.slow
@@ -172,6 +173,16 @@ def test_what_no_path_reaches_is_refused():
     rule = ej.uoro(net, SQ, key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"initial.* UORO"):
         rule.init(params, (B,))
+
+
+def test_where_the_initial_state_is_data_a_trained_one_is_refused():
+    net = ej.Network(CELLS["leaky"](N_IN, trainable=("initial",)), ej.readouts.linear(N, N_OUT))
+    params, (xs, ys) = drawn(net), data()
+    with pytest.raises(ValueError, match=r"\['initial'\]: got a trained initial state"):
+        ej.equations.local_derivatives(net, params, xs[:, 0])
+    with pytest.raises(ValueError, match=r"\['initial'\]: got a trained initial state"):
+        ej.hybrids.implicit_eligibility_gradient(net, SQ)(params, xs, ys)
+    assert graph.unroll(ej.eprop(net, SQ)).edges
 
 
 def test_a_task_that_needs_it():

@@ -49,6 +49,14 @@ def stateless(n_in, n):
 
 MAKE = {name: case.make for name, case in (cases.CELLS | cases.VARIANTS).items()}
 MAKE |= {"coupled": coupled, "masked": masked, "stateless": stateless}
+MAKE |= {  # whose initial state is trained
+    "leaky, initial": lambda m, n: ej.cells.leaky_rnn(
+        m, n, decay=0.6, gain_rec=2.0, trainable=("initial",)
+    ),
+    "alif, initial": lambda m, n: ej.cells.alif(
+        m, n, tau_m=4.0, tau_a=9.0, v_th=0.4, gain_rec=2.0, trainable=("v_th", "initial")
+    ),
+}
 LANGUAGES = {
     "all": "(i|e|f)*",
     "e-prop": "i*",

@@ -23,6 +23,7 @@ DISTINCT = {language: name for name, language in reversed(LANGUAGES.items())}
 
 STACKS = {
     "two": network(["coupled", "leaky_rnn, tau trained"], "leaky", n=3),
+    "initial": network(["alif, initial", "leaky, initial"], "leaky", n=3),
     "between": network(["leaky_rnn", "stateless", "leaky_rnn"], "leaky", n=2),
     "read": network(["leaky_rnn", "gru"], "linear", n=2, reads=(1, 0)),
     "skips": network(
@@ -102,6 +103,15 @@ ALL = [pytest.param(x, marks=() if x in QUICK else slow) for x in DISTINCT if x 
 @pytest.mark.parametrize("language", ALL)
 def test_two_layers_under_every_language(language, how):
     against_the_oracle("two", language, False, how)
+
+
+@pytest.mark.parametrize("how", [None, (2, 1, 3), pytest.param(1, marks=slow)])
+@pytest.mark.parametrize("language", [
+    pytest.param(x, marks=() if x in ("i*f*", "(i|e|f)*") else slow)
+    for x in DISTINCT if "f" in x and "i" in x
+])  # fmt: skip
+def test_a_trained_initial_state(language, how):
+    against_the_oracle("initial", language, False, how)
 
 
 @pytest.mark.parametrize("how", [None, 1, pytest.param((2, 1, 3), marks=slow)])

@@ -48,7 +48,7 @@ from eprop_jax.checks.values import (
     steps,
     within,
 )
-from eprop_jax.checks.wired import matrices, one_layer, usual_wiring, wiring
+from eprop_jax.checks.wired import matrices, no_delays, no_initial, one_layer, usual_wiring, wiring
 
 __all__ = [
     "array",
@@ -76,6 +76,8 @@ __all__ = [
     "mask",
     "matrices",
     "names",
+    "no_delays",
+    "no_initial",
     "nonnegative",
     "number",
     "of_steps",

@@ -95,6 +95,26 @@ def matrices(name: str, net):
     return net
 
 
+def no_initial(params):
+    """Refuse a trained initial state, where something takes c^0 for data."""
+    if "initial" in params["cell"]:
+        raise ValueError(
+            "params['cell']['initial']: got a trained initial state, wanted none: here c^0 is data"
+        )
+
+
+def no_delays(name: str, net):
+    """Refuse synapses that hear what was sent earlier, where a jump is taken to take one step."""
+    for l, cell in enumerate(net.cells):
+        for line, s in cell.synapses.items():
+            if s.delay:
+                raise ValueError(
+                    f"{name}: got delays on {line} of layer {l}, wanted none: here a jump takes one "
+                    "step"
+                )
+    return net
+
+
 def one_layer(name: str, net):
     """Refuse a stack, where something is written for one layer."""
     if net.stacked:

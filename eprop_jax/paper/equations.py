@@ -71,9 +71,8 @@ def local_derivatives(net: Network, params: dict, xs: Any) -> LocalDerivatives:
     (array([[0.5]]), (4, 2, 1, 8))
     """
     checks.one_layer("net", checks.instance("net", net, Network, "an ej.Network(cell, readout)"))
-    for line, s in net.cell.synapses.items():
-        if s.delay:
-            raise ValueError(f"net: got {line} with delays, which the paper's sums have not")
+    checks.no_delays("net", net)
+    checks.no_initial(params)
     if jnp.ndim(xs) != 2 or jnp.shape(xs)[1] != net.cell.n_in:
         shape = list(jnp.shape(xs))
         raise ValueError(f"xs: got shape {shape}, wanted [T, {net.cell.n_in}], one example")

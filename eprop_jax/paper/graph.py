@@ -129,7 +129,7 @@ def unroll(rule: LearningRule, steps: int = 3, units: int | None = None, outputs
     [(0, 'kept'), (1, 'limited')]
     """
     spec = spec_of(rule)
-    net, steps = spec.network, checks.size("steps", steps)
+    net, steps = checks.no_delays("rule", spec.network), checks.size("steps", steps)
     fewest = min(cell.n_units for cell in net.cells)
     shown = (None,) if units is None else range(checks.size("units", units))
     shown = range(min(2, fewest)) if units is None and not net.stacked else shown

@@ -206,6 +206,7 @@ class Meeting(NamedTuple):
 
 def meet(spec: RuleSpec, params: dict, carry: Any, data: objective.Data) -> Meeting:
     """Run the network; differentiate L by what the read-out sees of h, and by all of h."""
+    checks.no_initial(params)
     cell, p = spec.network.cell, params["cell"]
     xs, chunk = data.xs, objective.meet(spec, params, carry.state, data)
     run = chunk.run

@@ -228,19 +228,19 @@ def lagged(s: Synapses, past: Array, pre: Array, resets: Array | None) -> Array:
     before = [past[:, k * m : (k + 1) * m][None] for k in reversed(range(D))]
     rows = jnp.concatenate([*before, pre])
     slots = [rows[D - k : D - k + K] for k in range(D + 1)]
-    return jnp.concatenate([only(x, k, resets) for k, x in enumerate(slots)], -1)
+    return jnp.concatenate([unbroken(x, k, resets) for k, x in enumerate(slots)], -1)
 
 
 def unlagged(s: Synapses, dheard: Array, resets: Array | None) -> Array:
     """`lagged`, transposed, to the steps of the chunk: ∂̃heard [K, ..., B, (1 + D) m] -> ∂̃pre."""
     K, found = dheard.shape[0], []
     for k, x in enumerate(jnp.split(dheard, 1 + s.delay, -1)):
-        x = only(x, k, resets)[min(k, K) :]
+        x = unbroken(x, k, resets)[min(k, K) :]
         found.append(jnp.concatenate([x, jnp.zeros((min(k, K), *x.shape[1:]), x.dtype)]))
     return functools.reduce(jnp.add, found)
 
 
-def only(x: Array, k: int, resets: Array | None) -> Array:
+def unbroken(x: Array, k: int, resets: Array | None) -> Array:
     """x [K, ..., B, m], heard k steps late, where no step between has started afresh."""
     if resets is None or k == 0:
         return x
