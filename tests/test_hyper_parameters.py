@@ -139,6 +139,13 @@ EVERY = {
         ),
         ej.readouts.linear(N, N_OUT),
     ),
+    "synapses of each kind": lambda x: (
+        ej.cells.alif(
+            N_IN, N, tau_m=5.0 * x, gain_in=x, gain_rec=x, trainable=("initial.v",),
+            w_in=ej.synapses.sparse(2), w_rec=ej.synapses.conv((N, 1), 1, (3,)),
+        ),
+        ej.readouts.leaky(N, N_OUT, tau=x, gain=x, w_out=ej.synapses.grouped(1)),
+    ),
 }  # fmt: skip
 
 

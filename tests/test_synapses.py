@@ -272,11 +272,13 @@ def test_exact_rules_are_autodiff():
             same(ej.value_and_grad(rule(net, ej.losses.squared_error))(params, xs, ys)[1], wanted)
 
 
+TO_THE_LOWEST = (
+    "i*f*", "(i|f)*", "(i|e|f)*", "i*(ei*)?f*", "(i|s)*f*", "(i|e)*f*", "i*(fi*f*)?", "f*",
+    "i*((e|f)i*){0,1}",
+)  # fmt: skip
 STACKED = [
     (kinds, rule, chunk)
-    for kinds, rule, chunk in itertools.product(
-        LINES, ("i*f*", "(i|f)*", "(i|e|f)*", "i*(ei*)?f*"), (None, 1, 3)
-    )
+    for kinds, rule, chunk in itertools.product(LINES, TO_THE_LOWEST, (None, 1, 3))
 ]
 FEW_STACKED = first_of_each(STACKED, 2)
 

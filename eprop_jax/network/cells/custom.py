@@ -173,7 +173,7 @@ def custom(
 def initial_of(state: Any, chosen: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """What a cell of this state may be asked to train of it ("initial": all); or, of what is `chosen`,
     component by component."""
-    each = tuple(f"initial.{k}" for k in unitwise.components(jax.tree.map(np.asarray, state)))
+    each = tuple(f"initial.{k}" for k in unitwise.components(checks.state(state)))
     if chosen is None:
         return ("initial", *each)
     return tuple(k for k in each if k in chosen or "initial" in chosen)
