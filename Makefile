@@ -49,13 +49,15 @@ bench: .venv/.bench
 	$(BIN)/python -m benchmarks
 
 # In an environment of its own: braintrace brings brainstate, brainpy and more.
+# braintrace wants a newer Python than the library does.
+PEERS_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 .PHONY: bench-peers
 bench-peers: .venv-peers/.installed
 	.venv-peers/bin/python -m benchmarks.peers
 
 .venv-peers/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable . braintrace==0.2.6
+	$(or $(PEERS_PYTHON),$(PYTHON)) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable . braintrace==0.2.8
 	touch $@
 
 notebooks: .venv/.notebooks

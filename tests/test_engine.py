@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference as ref
 
 import eprop_jax as ej
 from eprop_jax import jacobians as jac
@@ -242,3 +243,19 @@ def test_a_stream_can_be_fed_by_hand_with_donated_carries():
         total = jax.tree.map(jnp.add, total, out.grads)
     whole = ej.value_and_grad(rule)(params, xs, ys)[1]
     assert float(ej.fidelity(total, whole).relative_error) < 1e-10
+
+
+@pytest.mark.parametrize("cell", (ej.cells.alif, ej.cells.gru, ej.cells.leaky_rnn))
+def test_blocks_that_are_evaluated_once_are_the_same_blocks(cell):
+    """Of one example the blocks are joined before the traces read them: shared ones beside others."""
+    net = ej.Network(cell(3, 5), ej.readouts.leaky(5, 2))
+    params = net.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (7, 2, 3))
+    rule = ej.rtrl(net, ej.losses.squared_error)
+    together = ej.value_and_grad(rule, chunk=1)(params, xs, jnp.ones((7, 2, 2)))[1]
+    alone = [
+        ej.value_and_grad(rule, chunk=1)(params, xs[:, b : b + 1], jnp.ones((7, 1, 2)))[1]
+        for b in (0, 1)
+    ]
+    mean = jax.tree.map(lambda x, y: (x + y) / 2, *alone)
+    assert ref.distance(mean, together) < 1e-12

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.engine import dependence
@@ -229,6 +230,19 @@ def narrow(cell: Cell, J: Blocks, c: PyTree) -> Blocks:
         {g: one(x) for g, x in row.items()} if r in shared else row for r, row in enumerate(J.B)
     )
     return J._replace(D=D, B=B)
+
+
+def once(J: Blocks) -> Blocks:
+    """The same blocks, evaluated once. XLA on CPU puts what is cheap into every loop that reads it, and
+    a trace of one example reads a block again at each of its lines: of ALIF, ψ once a synapse and not
+    once a unit. It does not take a concatenation apart that stands behind a barrier."""
+    leaves, structure = jax.tree.flatten(J)
+    wide = [x for x in leaves if x.shape[-1] > 1]
+    if not wide:
+        return J
+    joined = jax.lax.optimization_barrier(jnp.concatenate(wide, -1))
+    apart = iter(jnp.split(joined, len(wide), -1))
+    return structure.unflatten([next(apart) if x.shape[-1] > 1 else x for x in leaves])
 
 
 def shared_positions(cell: Cell, c: PyTree) -> set[int]:

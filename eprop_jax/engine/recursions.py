@@ -79,6 +79,7 @@ def moment(spec: RuleSpec, params: dict, t: Instant, filtered: bool) -> Moment:
     """All that the equations name at time t. `filtered`: does one γ serve all read-out units?"""
     net, p, p_out = spec.network, params["cell"], params["readout"]
     J = jac.narrow(net.cell, jac.blocks(net.cell, p, t.c_tm1, t.a, t.c), t.c_tm1)
+    J = jac.once(J) if len(t.y) == 1 else J
     psi_tm1, Xi_tm1 = jac.output_blocks(net.cell, p, t.c_tm1)
     paths = [path for path, _ in jax.tree.leaves_with_path(p)]
     xi_tm1 = (Xi_tm1[path[1].key] if path[0].key == "theta" else None for path in paths)
