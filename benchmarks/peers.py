@@ -41,9 +41,18 @@ LOSS = ej.losses.squared_error
 N_IN, N_OUT = 40, 2
 
 
-def problem(n, T, B):
+def stack(n):
+    cells = [ej.cells.rnn(N_IN, n), ej.cells.rnn(n, n)]
+    return ej.Network(cells, ej.readouts.linear(n, N_OUT))
+
+
+def layers_of(params):
+    return params["cell"] if isinstance(params["cell"], tuple) else (params["cell"],)
+
+
+def problem(n, T, B, net=None):
     """(params, xs, ys), random, with weights at which the recurrence matters."""
-    net = ej.Network(ej.cells.rnn(N_IN, n), ej.readouts.linear(n, N_OUT))
+    net = net or ej.Network(ej.cells.rnn(N_IN, n), ej.readouts.linear(n, N_OUT))
     params = net.init(jax.random.key(0))
     xs = jax.random.normal(jax.random.key(1), (T, B, N_IN))
     ys = jax.random.normal(jax.random.key(2), (T, B, N_OUT))
@@ -54,18 +63,21 @@ def plain_loss(keep):
     """The reference: Σ_t mean_batch ½ |y − target|², and autodiff through what is kept of w_rec."""
 
     def loss(params, xs, ys):
-        p, out = params["cell"], params["readout"]
+        layers, out = layers_of(params), params["readout"]
 
-        def step(h, inputs):
-            x, target = inputs
-            cut = jax.lax.stop_gradient(h)
-            back = (h if keep == "all" else cut) @ p["w_rec"]
-            if keep == "self":
-                back += (h - cut) * jnp.diag(p["w_rec"])
-            h = jnp.tanh(x @ p["w_in"] + back + p["bias"])
-            return h, 0.5 * jnp.sum((h @ out["w_out"] + out["bias"] - target) ** 2)
+        def step(h_tm1, inputs):
+            heard, target = inputs
+            h_t = []
+            for p, h in zip(layers, h_tm1):
+                cut = jax.lax.stop_gradient(h)
+                back = (h if keep == "all" else cut) @ p["w_rec"]
+                if keep == "self":
+                    back += (h - cut) * jnp.diag(p["w_rec"])
+                heard = jnp.tanh(heard @ p["w_in"] + back + p["bias"])
+                h_t.append(heard)
+            return h_t, 0.5 * jnp.sum((heard @ out["w_out"] + out["bias"] - target) ** 2)
 
-        h_0 = jnp.zeros((xs.shape[1], p["bias"].shape[0]), xs.dtype)
+        h_0 = [jnp.zeros((xs.shape[1], p["bias"].shape[0]), xs.dtype) for p in layers]
         return jnp.sum(jax.lax.scan(step, h_0, (xs, ys))[1]) / xs.shape[1]
 
     return loss
@@ -145,22 +157,27 @@ def ours(rule_of, cell, B, params):
 def theirs(algorithm, args, *, vmap=False, window=None, **options):
     """braintrace's gradient as a pure function of (params, xs, ys)."""
     params, xs, _ = args
-    n, B = params["cell"]["bias"].shape[0], xs.shape[1]
-    cell = braintrace.nn.ValinaRNNCell(N_IN, n, activation="tanh")
-    out = brainstate.nn.Linear(n, N_OUT)
+    layers, B = layers_of(params), xs.shape[1]
+    sizes = [p["w_in"].shape for p in layers]
+    cells = [braintrace.nn.ValinaRNNCell(*size, activation="tanh") for size in sizes]
+    model = cells[0] if len(cells) == 1 else brainstate.nn.Sequential(*cells)
+    out = brainstate.nn.Linear(sizes[-1][1], N_OUT)
     if window:
         options["vjp_method"] = "multi-step"
-    learner = braintrace.compile(cell, algorithm, xs[0], batch_size=B, vmap=vmap, **options)
-    weights = {"cell": cell.W.weight, "readout": out.weight}
+    learner = braintrace.compile(model, algorithm, xs[0], batch_size=B, vmap=vmap, **options)
+    weights = {f"layer {l}": cell.W.weight for l, cell in enumerate(cells)} | {
+        "readout": out.weight
+    }
 
     def step(x, target):
         h = learner(braintrace.MultiStepData(x) if window else x)
         return 0.5 * jnp.sum((out(h) - target) ** 2, axis=(-2, -1)) / B
 
     def run(params, xs, ys):
-        p, r = params["cell"], params["readout"]
-        w = jnp.concatenate([p["w_in"], p["w_rec"]])
-        cell.W.weight.value = {"weight": w, "bias": p["bias"]}
+        for cell, p in zip(cells, layers_of(params)):
+            w = jnp.concatenate([p["w_in"], p["w_rec"]])
+            cell.W.weight.value = {"weight": w, "bias": p["bias"]}
+        r = params["readout"]
         out.weight.value = {"weight": r["w_out"], "bias": r["bias"]}
         grads, loss = learner.etrace_grad(
             xs,
@@ -172,10 +189,13 @@ def theirs(algorithm, args, *, vmap=False, window=None, **options):
             loss_output="scalar",
             return_value=True,
         )
-        g, r = grads["cell"], grads["readout"]
-        w_in, w_rec = g["weight"][:N_IN], g["weight"][N_IN:]
+        of_layers = tuple(
+            {"w_in": g["weight"][:m], "w_rec": g["weight"][m:], "bias": g["bias"]}
+            for g, (m, _) in ((grads[f"layer {l}"], size) for l, size in enumerate(sizes))
+        )
+        stacked, r = isinstance(params["cell"], tuple), grads["readout"]
         return loss, {
-            "cell": {"w_in": w_in, "w_rec": w_rec, "bias": g["bias"]},
+            "cell": of_layers if stacked else of_layers[0],
             "readout": {"w_out": r["weight"], "bias": r["bias"]},
         }
 
@@ -207,13 +227,18 @@ def case(title, keep, functions, args, bound=1e-5, repeats=9):
 
 
 def bars(rows):
-    """The two bars of the issue, against each way of giving braintrace a batch."""
-    ratio = {row["what"].removeprefix("braintrace: "): row["ratio"] for row in rows}
-    return "Times ours (auto): " + "; ".join(
-        f"{name} {ratio[name + ', batch']:.3g} (batch), "
-        f"{ratio[name + ', vmap']:.3g} (vmap), bar {bar}"
-        for name, bar in (("OSTLRecurrent", 100), ("SnAp", 50))
-    )
+    """How many times our time each takes, ours whole where the rule picks it and ours step by step."""
+    found = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        ms = {row["what"]: row["ms"] for row in rows if row["case"] == case}
+        ours = {name: t for name, t in ms.items() if name.startswith("ours")}
+        whole, online = next(iter(ours.values())), next(t for k, t in ours.items() if "K = 1" in k)
+        found += [
+            f"{name.removeprefix('braintrace: ')} {t / whole:.3g} ({t / online:.3g} at K = 1)"
+            for name, t in ms.items()
+            if name not in ours
+        ]
+    return "Times ours: " + "; ".join(found)
 
 
 def main():
@@ -230,6 +255,13 @@ def main():
     functions = ours(ej.eprop, self_connected(n), B, args[0])
     functions |= both_ways("OSTLRecurrent", braintrace.OSTLRecurrent, args)
     rows += case(f"e-prop with w_jj, n={n} T={T} B={B}", "self", functions, args)
+
+    args = problem(n, T, B, stack(n))
+    rule = ej.by_paths(stack(n), LOSS, paths="i*f*")
+    functions = {"ours: i*f*, K = T": ej.value_and_grad(rule)}
+    functions["ours: i*f*, K = 1"] = ej.value_and_grad(rule, chunk=1)
+    functions |= both_ways("D_RTRL", braintrace.D_RTRL, args)
+    rows += case(f"two layers, n={n} T={T} B={B}", "none", functions, args)
 
     n, T, B = 16, 100, 8
     args = problem(n, T, B)

@@ -64,6 +64,16 @@ class At(NamedTuple):
     def readout(self) -> tuple[Cell, dict, PyTree]:
         return unitwise.as_cell(self.spec.network.readout), self.params["readout"], self.state.y
 
+    @property
+    def remembers(self) -> bool:
+        """Does y^t depend on y^{t-1}?"""
+        return jac.structure(*self.readout).D[0][0] is not None
+
+    @property
+    def outputs(self) -> int:
+        """how many read-out traces γ a parameter of the cell has"""
+        return 1 if self.filtered else self.state.y.shape[-1]
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -86,20 +96,23 @@ def _opened(of: tuple[Cell, dict, PyTree], tree: PyTree) -> Local:
 
 
 def _no_gamma(at: At) -> Gamma:
-    (batch, n_out), dtype = at.state.y.shape, at.state.y.dtype
-    ends = 1 if at.filtered else n_out
-    cell, p, _ = at.cell
-    of_leaf = lambda path, w: jnp.zeros((batch, ends, *tr.trace_shape(cell, path, w)), dtype)
-    return Gamma(READOUT.zeros(at), jax.tree_util.tree_map_with_path(of_leaf, p))
+    """A read-out without memory needs none: what arrives at y^t is e^t itself (Eq. 29)."""
+    (cell, p, _), lead, dtype = at.cell, (len(at.state.y), at.outputs), at.state.y.dtype
+    of_leaf = lambda path, w: jnp.zeros((*lead, *tr.trace_shape(cell, path, w)), dtype)
+    nothing = lambda path, w: ()
+    zeros = jax.tree_util.tree_map_with_path(of_leaf if at.remembers else nothing, p)
+    return Gamma(READOUT.zeros(at), zeros)
 
 
 def _gamma_opened(at: At, gamma: Gamma) -> Gamma:
-    cell = tuple((g,) for g in jax.tree.leaves(gamma.cell))
-    return Gamma(READOUT.opened(at, gamma.readout), Ends(cell, cell[0][0].shape[1]))
+    held = jax.tree.structure(at.params["cell"]).flatten_up_to(gamma.cell)
+    cell = tuple((None if isinstance(g, tuple) else g,) for g in held)
+    return Gamma(READOUT.opened(at, gamma.readout), Ends(cell, at.outputs))
 
 
 def _gamma_closed(at: At, gamma: Gamma) -> Gamma:
-    cell = jax.tree.structure(at.params["cell"]).unflatten(jax.tree.leaves(gamma.cell))
+    held = (() if g is None else g for (g,) in gamma.cell.leaves)
+    cell = jax.tree.structure(at.params["cell"]).unflatten(held)
     return Gamma(READOUT.closed(at, gamma.readout), cell)
 
 
@@ -158,7 +171,8 @@ class Zero(NamedTuple):
     beyond: Kind = BEYOND
     """the same of paths that have left their unit, as β"""
     gamma: Kind = GAMMA
-    """the read-out's own traces, `gamma.readout`, and those of the cell through it, `gamma.cell`"""
+    """the read-out's own traces, `gamma.readout`, and those of the cell through it, `gamma.cell`, where
+    the read-out has a memory"""
     readout: Kind = READOUT
     """the read-out's own alone"""
     cell: Any = None
@@ -240,7 +254,7 @@ def fitted(S: Any, after: Any) -> Any:
     """New traces of the old ones' shapes: zeros where nothing arrived."""
 
     fit = lambda like, x: tr.fitted(x, like)
-    by_heard = lambda x: isinstance(x, Heard)
+    by_heard = lambda x: x is None or isinstance(x, Heard)
 
     def of(name: str) -> Any:
         try:

@@ -67,9 +67,49 @@ class Heard:
         """[B, lines, j]"""
         return self.view(self.x[..., 0])
 
+    def met(self, x: Array) -> Array:
+        """Σ_b x_bj S_bij"""
+        seen = self.seen
+        return seen[..., 0].T @ x if seen.shape[-1] == 1 else over_examples(x, seen)
+
     def __add__(self, other: Any) -> Any:
         same = isinstance(other, Heard)
-        return Heard(self.x + other.x, self.view) if same else self.seen + other
+        return Heard(self.x + other.x, self.view) if same else self.seen + lines_of(other)
+
+    __radd__ = __add__
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["block", "heard"], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    """block_j S_ij of an S_ij that is the same for all units that hear unit i: its two factors, until
+    something needs the lines. block [B, j], or of a trace that ends at several units r [B, r, j]."""
+
+    block: Array
+    heard: Heard
+
+    @property
+    def lines(self) -> Array:
+        """[B, (r,) lines, j]"""
+        seen = self.heard.seen
+        seen = seen if self.block.ndim == 2 else seen[:, None]
+        return self.block[..., None, :] * seen
+
+    def scaled(self, block: Array) -> Outer:
+        """By a block [B, j]; or, at several units, [B, r]."""
+        block = block if self.block.ndim == 2 else block[..., None]
+        return Outer(block * self.block, self.heard)
+
+    def met(self, x: Array) -> Array:
+        """Σ_b x_bj block_bj S_bij (and over r, of x_br): a product of two matrices where all units have
+        the same lines."""
+        x = x * self.block if self.block.ndim == 2 else jnp.sum(x[..., None] * self.block, 1)
+        return self.heard.met(x)
+
+    def __add__(self, other: Any) -> Array:
+        return self.lines + lines_of(other)
 
     __radd__ = __add__
 
@@ -97,7 +137,17 @@ def over_examples(x: Array, S: Array) -> Array:
 
 def lines_of(S: Any) -> Any:
     """S_ij line by line, however it is held."""
+    if isinstance(S, Outer):
+        return S.lines
     return S.seen if isinstance(S, Heard) else S
+
+
+def outer(block: Array, S: Any) -> Any:
+    """block_j S_ij, the block [B, j], or [B, 1]: the lines only where S has them already."""
+    if isinstance(S, Outer):
+        return S.scaled(block)
+    by_unit = isinstance(S, Heard) and block.shape[-1] > 1
+    return Outer(block, S) if by_unit else scaled(block, S)
 
 
 def scaled(block: Array, S: Any, at: int = 1) -> Any:
@@ -121,7 +171,7 @@ class Local:
 
     def scaled(self, block: Array, S: Any) -> Any:
         """block_j S_ij"""
-        return scaled(block, S)
+        return outer(block, S)
 
     def lines(self) -> tuple[Parts, ...]:
         """The leaves, line by line."""
@@ -135,9 +185,19 @@ class Local:
 
     def met(self, x: Array, S: Any) -> Array:
         """Σ_batch x_j S_ij"""
-        return over_examples(x, lines_of(S))
+        return S.met(x) if isinstance(S, (Heard, Outer)) else over_examples(x, S)
 
-    out = spread
+    def out(self, s: Synapses, w: Array) -> Ends:
+        """w_jr S_ij: out of the layer, to every r."""
+        w = use.matrix(s, w)
+
+        def on(S: Any) -> Any:
+            if isinstance(S, Outer):
+                return Outer(w.T[None] * S.block[:, None], S.heard)
+            S = lines_of(S)
+            return along(w.T, S[0, None], 1)[None] * S[:, None]
+
+        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), w.shape[1])
 
     def at_every_unit(self, n: int) -> Ends:
         """The same as `Ends`: zero where r is not j."""
@@ -164,7 +224,7 @@ class Ends:
 
     def scaled(self, block: Array, S: Array) -> Array:
         """block_r S_ij^r"""
-        return along(block, S, 2) * S
+        return S.scaled(block) if isinstance(S, Outer) else along(block, S, 2) * S
 
     def spread(self, s: Synapses, w: Array) -> Ends:
         """Σ_k w_kr S_ij^k: on to every unit r."""
@@ -175,7 +235,7 @@ class Ends:
 
     def met(self, x: Array, S: Array) -> Array:
         """Σ_batch Σ_r x_r S_ij^r"""
-        return jnp.einsum("br,br...->...", x, S)
+        return S.met(x) if isinstance(S, Outer) else jnp.einsum("br,br...->...", x, S)
 
     def __add__(self, other: Local | Ends) -> Ends:
         other = other.at_every_unit(self.n) if isinstance(other, Local) else other
@@ -392,5 +452,8 @@ class Signal:
 
     def __matmul__(self, gamma: Ends) -> Gradient:
         """Σ_batch L_j γ_ij"""
-        met = lambda S: each(lambda L: over_examples(L, S[:, 0]), self.L)
-        return Gradient(tuple(each(met, S) for (S,) in gamma.leaves))
+        return Gradient(tuple(each(self.met, S) for (S,) in gamma.leaves))
+
+    def met(self, S: Any) -> Maybe:
+        at = Outer(S.block[:, 0], S.heard).met if isinstance(S, Outer) else None
+        return each(at or (lambda L: over_examples(L, S[:, 0])), self.L)

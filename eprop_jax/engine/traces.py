@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine.operators import Heard, Local, Parts, lines_of, scaled
+from eprop_jax.engine.operators import Heard, Local, Parts, lines_of, outer
 from eprop_jax.network import unitwise
 from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Array, Cell, Maybe, PyTree
@@ -72,7 +72,7 @@ def entering(entries: list[Entry]) -> Local:
 def direct(entry: Entry, r: int) -> Any:
     """∂c_r^t/∂w_ij: [B, i, j] or [B, j]."""
     b = entry.b[r]
-    return b if b is None or entry.pre is None else scaled(b, entry.pre)
+    return b if b is None or entry.pre is None else outer(b, entry.pre)
 
 
 def trace_shape(cell: Cell, path, p: Any, narrow: bool = False) -> tuple[int, ...]:
@@ -149,6 +149,8 @@ def reached(blocks: jac.Blocks, entry: Entry, jumps: bool) -> set[int]:
 
 def fitted(x: Any, like: Any) -> Any:
     """A trace held as the old one is, zeros where nothing arrives."""
+    if like is None:  # not kept
+        return None
     if isinstance(like, Heard):
         return Heard(fitted(x.x if isinstance(x, Heard) else x, like.x), like.view)
     return jnp.zeros_like(like) if x is None else jnp.broadcast_to(lines_of(x), like.shape)
