@@ -17,6 +17,7 @@ import numpy as np
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, recursions
 from eprop_jax.engine import traces as tr
+from eprop_jax.engine.maybe import there
 from eprop_jax.engine.operators import Ends, Gradient, Heard, Local, Near, Places
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Array, Cell, Gamma, PyTree, RuleSpec, State
@@ -306,7 +307,7 @@ def leaves(at: At, layer: str, found: Gradient) -> list[Array]:
     """One array a parameter of the cell or the read-out, like it."""
     cell, p, _ = at.cell if layer == "cell" else at.readout
     for (path, _), x in zip(jax.tree.leaves_with_path(p), found.leaves, strict=True):
-        if x is None:
+        if not there(x):
             raise ValueError(
                 f"advance: its gradient has nothing for params['{layer}']{jax.tree_util.keystr(path)}, "
                 "wanted a path from each parameter to the loss (no gradient is silently zero)"
