@@ -106,6 +106,45 @@ def test_what_is_called_long_is_there():
         assert re.search(rf"def {name}\(", source) or name == "runTest", line
 
 
+KNOW_NONE = ("engine/maybe.py", "engine/operators.py", "engine/heard.py", "engine/traces.py")
+"""To all other files of the engine, an array that is zero whatever the values are is as any other."""
+
+OPTIONAL = {
+    *("mask", "resets", "resets_t", "window", "ends", "c_t"),  # of a chunk's steps
+    *("spec", "gradient", "language", "whole", "dL_dxs"),  # what a rule has
+    *("of", "influence", "over"),  # its traces, and their faster form
+    "loss",  # of activities, of states
+    "r",  # an edge of an automaton
+}
+"""What an argument or a field may be None of, for another reason: it was not given."""
+
+
+def asked_for_none(source):
+    """What a file compares with None."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
+            if "None" in sides:
+                yield from (side.split(".")[-1] for side in sides if side != "None")
+
+
+def test_only_what_was_not_given_is_asked_for_none():
+    asked = {
+        name
+        for file in FILES
+        if file.startswith("engine/") and file not in KNOW_NONE
+        for name in asked_for_none((ROOT / file).read_text())
+    }
+    assert asked == OPTIONAL
+
+
+def test_every_question_for_none_is_seen():
+    source = (
+        "x = [J.D[r][c] is not None, None is y, a.b == None, all(z is None for z in x), len(x) > 0]"
+    )
+    assert sorted(asked_for_none(source)) == ["D[r][c]", "b", "y", "z"]
+
+
 KINDS = ("dense", "masked", "sparse", "conv", "grouped")
 
 

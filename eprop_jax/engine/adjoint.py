@@ -24,13 +24,12 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine.operators import CoState, Parts, along, each, total
+from eprop_jax.engine.heard import along
+from eprop_jax.engine.maybe import Which, each, filled, numbered, pick, some, split, stacked, total
+from eprop_jax.engine.operators import CoState, Drives, Parts, PerUnit
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Path
-from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Array, Cell, Maybe, PyTree
-
-Which = tuple[int | None, ...]
 
 
 class Onward(NamedTuple):
@@ -39,6 +38,10 @@ class Onward(NamedTuple):
     i: int | None
     e: int | None
     s: int | None
+
+    @property
+    def jumps(self) -> list[int]:
+        return some((self.e, self.s))
 
 
 LOCAL = (Onward(0, None, None),)
@@ -69,20 +72,25 @@ class Part(NamedTuple):
     sources: tuple[Source, ...] = ()
     enters: tuple[tuple[int, ...], ...] = ()
     """of each co-state: which sources reach its ∂̃h (none: left out)"""
-    dL_dc: Any = None
-    """what reaches ∂̃c^t, [K, ...], and"""
+    dL_dc: Any = ()
+    """what reaches ∂̃c^t, [K, ...] (none: ()), and"""
     ends: tuple[bool, ...] = ()
     """of which co-states, and"""
-    to_dc: Callable[[Any], tuple[Maybe, ...] | None] = lambda x: x
+    to_dc: Callable[[Any], Parts] = lambda x: x
     """one step of it -> ∂̃c^t by component, [*lead, B, n]"""
-    dc_K: tuple[Maybe, ...] | None = None
-    """what arrives at c^K, by component"""
+    dc_K: Parts = ()
+    """what arrives at c^K, by component (nothing: ())"""
     keep: tuple[int, ...] = (0,)
     """places of the co-states whose ∂̃a is asked for"""
     split: Callable[[Array], Any] = lambda da: da
     """what is kept of each ∂̃a^t [*lead, B, n]: parts of it, say, which a scan then stacks apart"""
     starts: tuple[int, ...] = (0,)
     """those from which the layer's own parameters lead: θ meets them"""
+
+    @property
+    def reached(self) -> bool:
+        """Does anything reach its co-states?"""
+        return any(self.enters) or bool(self.dL_dc or self.dc_K)
 
 
 class Reached(NamedTuple):
@@ -197,7 +205,7 @@ def back(
     on_its_way = zip((*later.dh[1:], None), jump(da))
     sent = tuple(total(*each) for each in on_its_way)
     found = Later(dc_tm1.parts, sent, dtheta.parts, later.dinitial)
-    return _fill(found, later), kept
+    return filled(found, later), kept
 
 
 def still(cell: Cell, p: dict, path: Path, part: Part) -> Swept:
@@ -261,36 +269,24 @@ def jumps_of(cell: Cell, p: dict, moves: tuple[Onward, ...]) -> Callable[[CoStat
     used_s, place_s = numbered(by_s if apart else ())
     if not w_rec or not (used_e or used_s):
         return lambda da: nothing
-    synapses = cell.synapses["w_rec"]
-    w_jj = {g: use.own(synapses, x) for g, x in w_rec.items()} if apart else {}
-    every = use.back(synapses, w_rec)
+    da_dh = Drives(tuple(map(w_rec.get, gates)), cell.synapses["w_rec"])
+    every, itself = da_dh.T, da_dh.own if apart else PerUnit(((None,) * len(gates),))
 
     def jumps(da):
-        of = {g: x for g, x in named(gates, da).items() if g in w_rec and x is not None}
-        if not of:
-            return nothing
-        by_itself = lambda used: total(
-            *(along(w_jj[g], x, 0) * pick(x, used) for g, x in of.items())
-        )
-        to_e = to_s = None
-        if used_e:
-            to_e = every({g: pick(x, used_e) for g, x in of.items()})
-            to_e = pick(to_e - by_itself(used_e) if apart else to_e, place_e)
-        if used_s:
-            to_s = pick(by_itself(used_s), place_s)
-        found = total(to_e, to_s)
-        return nothing if found is None else tuple(jnp.split(found, len(nothing), -1))
+        e, s = at(used_e, da), at(used_s, da)
+        found = at(place_e, every @ e - itself @ e) + at(place_s, itself @ s)
+        return tuple(split(found.parts[0], len(nothing), -1))
 
     return jumps
 
 
 def entering(d: jac.Operators, part: Part, xs_t: list, dL_dc_t: Any) -> Direct:
     """What reaches each co-state within the step."""
-    S, found = len(part.moves), [s.to_dh(x_t) for s, x_t in zip(part.sources, xs_t)]
+    found = [s.to_dh(x_t) for s, x_t in zip(part.sources, xs_t)]
     by = {which: total(*(found[k] for k in which)) for which in part.enters}
-    dh = spread([by[which] for which in part.enters], S)
+    dh = stacked([by[which] for which in part.enters])
     dc = part.to_dc(dL_dc_t) or (None,) * len(d.dc_dc.rows)
-    at_ends = lambda x: spread([x if ends else None for ends in part.ends], S)
+    at_ends = lambda x: stacked([x if ends else None for ends in part.ends])
     return Direct(CoState((dh,)), CoState(tuple(map(at_ends, dc))))
 
 
@@ -311,56 +307,12 @@ def at(which: Which, x: CoState) -> CoState:
     return x.by(lambda parts: tuple(pick(x, which) for x in parts))
 
 
-def pick(x: Maybe, which: Which) -> Maybe:
-    """x [S, ...] -> [len(which), ...]: x[q] for each q, zeros for None. Runs of consecutive numbers
-    are slices: order m, whose co-states lead each to the next, is one shift."""
-    if x is None or all(q is None for q in which):
-        return None
-    runs: list[list] = []
-    for q in which:
-        last = runs[-1] if runs else None
-        if last is not None and q == (None if last[0] is None else last[0] + last[1]):
-            last[1] += 1
-        else:
-            runs.append([q, 1])
-    parts = [
-        jnp.zeros((size, *x.shape[1:]), x.dtype) if q is None else x[q : q + size]
-        for q, size in runs
-    ]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-
-
-def numbered(which: Which) -> tuple[tuple[int, ...], Which]:
-    """The numbers in it, each once, and `which` in terms of places among those."""
-    used = tuple(sorted({q for q in which if q is not None}))
-    return used, tuple(None if q is None else used.index(q) for q in which)
-
-
-def spread(found: list[Maybe], S: int) -> Maybe:
-    """One array a co-state -> [S, ...]."""
-    there = [x for x in found if x is not None]
-    if not there:
-        return None
-    if all(x is found[0] for x in found):
-        return jnp.broadcast_to(there[0], (S, *there[0].shape))
-    return jnp.stack([jnp.zeros_like(there[0]) if x is None else x for x in found])
-
-
-def _fill(tree: PyTree, like: PyTree) -> PyTree:
-    """Zeros where `tree` has None and `like` an array."""
-
-    def fill(x, other):
-        return jnp.zeros(other.shape, other.dtype) if x is None and other is not None else x
-
-    return jax.tree.map(fill, tree, like, is_leaf=lambda x: x is None)
-
-
 def _settled(through: Callable, J: jac.Blocks, carry: PyTree, entries: PyTree) -> PyTree:
     """The carry with zeros in place of each None that some step would fill. A co-state that is zero
     whatever the values are stays None, and costs nothing."""
     while True:
         after = jax.eval_shape(through, J, carry, entries)
-        filled = _fill(carry, after)
-        if jax.tree.structure(filled) == jax.tree.structure(carry):
+        full = filled(carry, after)
+        if jax.tree.structure(full) == jax.tree.structure(carry):
             return jax.tree.map(lambda now, then: jnp.broadcast_to(now, then.shape), carry, after)
-        carry = filled
+        carry = full

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from eprop_jax.engine import adjoint, influence, objective, products, seeds
 from eprop_jax.engine.adjoint import Reached
+from eprop_jax.engine.heard import scaled
 from eprop_jax.engine.influence import At, Influence
-from eprop_jax.engine.operators import Parts, scaled, total
+from eprop_jax.engine.maybe import filled, total
+from eprop_jax.engine.operators import Parts
 from eprop_jax.engine.traces import heard
 from eprop_jax.network import unitwise
 from eprop_jax.network.forward import before
@@ -28,6 +30,7 @@ def gradient(of: Influence | None) -> Callable:
         chunk = objective.meet(spec, params, carry.state, data)
         if of is None or not keep:
             da, grads, grads_out, dc_0 = without_traces(spec, params, chunk)
+            da_of = lambda: da
             if isinstance(carry, FirstCarry):
                 by_first = products.at_first(params["cell"], chunk.run.c_0, dc_0, carry.first)
                 grads, carry = products.add(grads, by_first), carry.spent
@@ -35,11 +38,11 @@ def gradient(of: Influence | None) -> Callable:
             at = At(spec, params, carry.state, of.filtered(spec))
             S = influence.opened(of, at, carry)
             if of.over is None or data.xs.shape[0] == 1:
-                da = None
                 S, grads, grads_out = influence.advanced(of, at, S, chunk)
+                da_of = lambda: without_traces(spec, params, chunk)[0]
             else:
                 after, da, grads, grads_out = of.over(spec, params, S, chunk)
-                S = influence.fitted(S, after)
+                S, da_of = influence.fitted(S, after), lambda: da
             carry = influence.closed(of, at, S)
         grads = {
             "cell": jax.tree.structure(params["cell"]).unflatten(grads),
@@ -47,8 +50,7 @@ def gradient(of: Influence | None) -> Callable:
         }
 
         def dL_dxs():
-            own = without_traces(spec, params, chunk)[0] if da is None else da
-            return to_inputs(spec, params, own, data.xs, data.resets)
+            return to_inputs(spec, params, da_of(), data.xs, data.resets)
 
         run = chunk.run
         carry = carry._replace(state=State(run.c_K, run.y[-1], run.past))
@@ -60,12 +62,7 @@ def gradient(of: Influence | None) -> Callable:
 
 def to_inputs(spec: RuleSpec, params: dict, da: dict, xs: Array, resets: Array | None) -> Array:
     """∂L/∂x^t = Σ_gates w_in ∂̃a^t: [K, B, n_in]."""
-    w_in = unitwise.as_gates(params["cell"].get("w_in", {}))
-    heard = {g: da[g] for g in w_in if da[g] is not None}
-    if not heard:
-        return jnp.zeros_like(xs)
-    s = spec.network.cell.synapses["w_in"]
-    return use.unlagged(s, use.back(s, w_in)(heard), resets)
+    return filled(products.to_heard(spec.network.cell, params["cell"], da, resets), xs)
 
 
 class Layers(NamedTuple):

@@ -18,6 +18,7 @@ from eprop_jax.engine import chunks, derivative, objective, signals
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.influence import Influence, started
+from eprop_jax.engine.maybe import there, those
 from eprop_jax.network import functions, unitwise
 from eprop_jax.network.forward import compute, init_state
 from eprop_jax.network.types import (
@@ -56,10 +57,9 @@ def specify(
                 f"{name_of}: got {len(given)} of them, wanted one function for all layers, or a "
                 f"tuple of {len(net.cells)}, one a layer (None: no such loss there)"
             )
-        for l, f in enumerate(objective.losses_of(net, given)):
-            if f is not None:
-                own = type(given) is tuple and net.stacked
-                checks.is_callable(f"{name_of}[{l}]" if own else name_of, f)
+        for l, f in those(dict(enumerate(objective.losses_of(net, given)))).items():
+            own = type(given) is tuple and net.stacked
+            checks.is_callable(f"{name_of}[{l}]" if own else name_of, f)
     checks.one_of("feedback", kind, signals.KINDS)
     return RuleSpec(name, language, net, loss, activity_loss, kind, state_loss)
 
@@ -104,7 +104,7 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable, traced: bool = Tr
         key = batch, compute_dtype(params)
         if key not in known:
             check_unit(net, params)
-            if spec.moves and not any(m.e is not None or m.s is not None for m in spec.moves):
+            if spec.moves and not any(m.jumps for m in spec.moves):
                 jax.eval_shape(functools.partial(check_initial, spec), params)
             known[key] = jax.eval_shape(lambda p: begin(p, batch), params)
         return known[key]
@@ -229,7 +229,7 @@ def check_delays(spec: RuleSpec, params: dict, traced: bool) -> None:
                 "wanted synapses without delays"
             )
         jumps = not (spec.costates or spec.moves)  # not told: a rule of one's own
-        over = {"w_rec"} if jumps or any((x.e, x.s) != (None, None) for x in mine) else set()
+        over = {"w_rec"} if jumps or any(x.jumps for x in mine) else set()
         over |= {"w_in"} if any(above == l for x in nodes for above, _ in x.f) else set()
         if traced and late & over:
             raise ValueError(
@@ -247,7 +247,7 @@ def check_initial(spec: RuleSpec, params: dict) -> None:
     J = jax.eval_shape(functools.partial(jac.structure, cell), p, c)
     for name in p.get("initial", {}):
         r = unitwise.components(c)[name]
-        if all(row[r] is None for row in J.D):
+        if not any(row[r] for row in there(J.D)):
             raise ValueError(
                 f"params['cell']['initial']['{name}']: got no path to the loss under {spec.name}, "
                 "which takes no jump, so that its gradient would be a silent zero; wanted a component "
@@ -277,7 +277,7 @@ def _try_unit(net: Network, params: dict) -> None:
             jax.tree.leaves_with_path(p), tr.entries(layer, p, c, J, {}), strict=True
         ):
             alive = tr.reached(J, entry, "w_rec" in p)
-            if entry.xi is None and all(J.psi[c] is None for c in alive):
+            if not (there(entry.xi) or any(there(J.psi[c]) for c in alive)):
                 raise ValueError(
                     f"params{name}{jax.tree_util.keystr(path)}: the output's derivative with "
                     "respect to it is zero whatever the values are (dynamics or output does not "

@@ -25,6 +25,7 @@ from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from eprop_jax import checks
+from eprop_jax.engine.maybe import those
 from eprop_jax.network.types import Array, LearningRule, PyTree, State, StepOutput, Steps
 
 
@@ -304,4 +305,4 @@ def programs(rule: LearningRule) -> tuple[Callable, Callable, Callable | None]:
 
 def given(steps: Steps) -> dict[str, Any]:
     """As arguments, for a rule of your own that may not take them."""
-    return {name: x for name, x in steps._asdict().items() if x is not None}
+    return those(steps._asdict())

@@ -17,7 +17,8 @@ import numpy as np
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, recursions
 from eprop_jax.engine import traces as tr
-from eprop_jax.engine.operators import Ends, Gradient, Heard, Local, Near, Places
+from eprop_jax.engine.maybe import there
+from eprop_jax.engine.operators import Ends, Gradient, Local, Near, Places
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Array, Cell, Gamma, PyTree, RuleSpec, State
 
@@ -67,7 +68,7 @@ class At(NamedTuple):
     @property
     def remembers(self) -> bool:
         """Does y^t depend on y^{t-1}?"""
-        return jac.structure(*self.readout).D[0][0] is not None
+        return there(jac.structure(*self.readout).D)[0][0]
 
     @property
     def outputs(self) -> int:
@@ -105,15 +106,13 @@ def _no_gamma(at: At) -> Gamma:
 
 
 def _gamma_opened(at: At, gamma: Gamma) -> Gamma:
-    held = jax.tree.structure(at.params["cell"]).flatten_up_to(gamma.cell)
-    cell = tuple((None if isinstance(g, tuple) else g,) for g in held)
+    cell = tuple((g,) for g in tr.of_tree(at.params["cell"], gamma.cell))
     return Gamma(READOUT.opened(at, gamma.readout), Ends(cell, at.outputs))
 
 
 def _gamma_closed(at: At, gamma: Gamma) -> Gamma:
-    held = (() if g is None else g for (g,) in gamma.cell.leaves)
-    cell = jax.tree.structure(at.params["cell"]).unflatten(held)
-    return Gamma(READOUT.closed(at, gamma.readout), cell)
+    held = [g for (g,) in gamma.cell.leaves]
+    return Gamma(READOUT.closed(at, gamma.readout), tr.as_tree(at.params["cell"], held))
 
 
 def _packed(at: At, trace: Local | Ends) -> PyTree:
@@ -254,11 +253,10 @@ def fitted(S: Any, after: Any) -> Any:
     """New traces of the old ones' shapes: zeros where nothing arrived."""
 
     fit = lambda like, x: tr.fitted(x, like)
-    by_heard = lambda x: x is None or isinstance(x, Heard)
 
     def of(name: str) -> Any:
         try:
-            return jax.tree.map(fit, getattr(S, name), getattr(after, name), is_leaf=by_heard)
+            return jax.tree.map(fit, getattr(S, name), getattr(after, name), is_leaf=tr.is_held)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"advance: got {name} of another form than start gives it, wanted the same (a trace "
@@ -320,7 +318,7 @@ def leaves(at: At, layer: str, found: Gradient) -> list[Array]:
     """One array a parameter of the cell or the read-out, like it."""
     cell, p, _ = at.cell if layer == "cell" else at.readout
     for (path, _), x in zip(jax.tree.leaves_with_path(p), found.leaves, strict=True):
-        if x is None:
+        if not there(x):
             raise ValueError(
                 f"advance: its gradient has nothing for params['{layer}']{jax.tree_util.keystr(path)}, "
                 "wanted a path from each parameter to the loss (no gradient is silently zero)"

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.engine import dependence
+from eprop_jax.engine.maybe import each, there
 from eprop_jax.engine.operators import PerUnit
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Cell, Maybe, PyTree
@@ -217,14 +218,14 @@ def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]
         needed = frozenset().union(*sources[r * per_row : (r + 1) * per_row])
         found[r] = [name for i, name in enumerate(names) if i in needed and name not in allowed]
         D = structure(cell, params, c).D[r]
-        found[r] += [f"component {i}" for i, x in enumerate(D) if i != r and x is not None]
+        found[r] += [f"component {i}" for i, x in enumerate(there(D)) if i != r and x]
     return found
 
 
 def narrow(cell: Cell, J: Blocks, c: PyTree) -> Blocks:
     """Rows of D and B that are the same for all units, one number for all: [..., 1]."""
     shared = shared_positions(cell, c)
-    one = lambda x: None if x is None else x[..., :1]
+    one = lambda x: each(lambda x: x[..., :1], x)
     D = tuple(tuple(map(one, row)) if r in shared else row for r, row in enumerate(J.D))
     B = tuple(
         {g: one(x) for g, x in row.items()} if r in shared else row for r, row in enumerate(J.B)

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import signals
+from eprop_jax.engine.maybe import each, total
 from eprop_jax.network import forward, functions, unitwise
 from eprop_jax.network.types import (
     NO_STEPS,
     Array,
+    Maybe,
     Network,
     PyTree,
     RuleSpec,
@@ -39,10 +41,10 @@ class Chunk(NamedTuple):
     """∂L/∂y^t of the mean over the batch, [K, B, n_out]"""
     activity: Array
     """activity loss, [B]"""
-    dL_dh: Array | None
+    dL_dh: Maybe
     """its direct derivative ∂L/∂h^t: [K, B, n], or [1, B, n] where it is the same at each step"""
-    dL_dc: tuple[Array, ...] | None = None
-    """direct derivative ∂L/∂c^t of the state loss, by component: [K, B, n]"""
+    dL_dc: tuple[Array, ...] = ()
+    """direct derivative ∂L/∂c^t of the state loss, by component: [K, B, n]; (): there is none"""
 
     @property
     def loss(self) -> Array:
@@ -76,7 +78,7 @@ def fold(params: dict, xs: Array, ys: PyTree, steps: Steps = NO_STEPS) -> Data:
     return Data(
         xs.reshape(k, b, xs.shape[-1]).astype(compute_dtype(params)),
         jax.tree.map(lambda y: jnp.reshape(y, (k, b, *jnp.shape(y)[1 + n_batch :])), ys),
-        *(None if x is None else x.reshape(k, b) for x in steps),
+        *(each(lambda x: x.reshape(k, b), x) for x in steps),
     )
 
 
@@ -102,7 +104,7 @@ def _scalar(name: str, loss: Any, dtype: Any) -> Callable[..., Array]:
 
 def activity_losses(
     loss: Callable | None, units: Units, h: Array, data: Data
-) -> tuple[Array, Array | None]:
+) -> tuple[Array, Maybe]:
     """The activity loss of each example, [B], and its derivative by h^t, [1 or K, B, n].
 
     It is a loss of f, the mean of h over the steps of a window that count.
@@ -113,10 +115,10 @@ def activity_losses(
     size = K if data.window is None else min(data.window, K)
     at = jnp.arange(K) // size
     counts = only(data.mask, jnp.ones((K, B), h.dtype))
-    total = lambda x: jax.ops.segment_sum(x, at, -(-K // size)) if size < K else x.sum(0)[None]
-    number = total(counts)  # [windows, B]
+    over = lambda x: jax.ops.segment_sum(x, at, -(-K // size)) if size < K else x.sum(0)[None]
+    number = over(counts)  # [windows, B]
     share = 1 / jnp.maximum(number, 1)
-    f = units.gather(total(only(data.mask, h)) * share[..., None])
+    f = units.gather(over(only(data.mask, h)) * share[..., None])
     of_rates = _scalar("activity_loss", loss, h.dtype)
     losses, dL_df = jax.vmap(jax.vmap(jax.value_and_grad(of_rates)))(f)
     there = number > 0
@@ -127,12 +129,15 @@ def activity_losses(
     return losses, counts[..., None] * dL_df[at]
 
 
-def state_losses(loss: Any, units: Units, c: PyTree) -> tuple[Array, tuple[Array, ...]]:
-    """The state loss of each step and example, Σ_j over units, [K, B], and ∂/∂c^t by component."""
-    of_unit = _scalar("state_loss", loss, unitwise.floats(c)[0].dtype)
+def state_losses(loss: Any, units: Units, path: Any) -> tuple[Maybe, tuple[Array, ...]]:
+    """The state loss of each step and example, Σ_j over units, [K, B], and ∂/∂c^t by component, where
+    `path.c` is c^t."""
+    if loss is None:
+        return None, ()
+    of_unit = _scalar("state_loss", loss, unitwise.floats(path.c_K)[0].dtype)
     of = jax.value_and_grad(of_unit, allow_int=True)  # a counter has no derivative, and gets none
-    losses, dL_dc = jax.vmap(jax.vmap(jax.vmap(of)))(c)
-    where = unitwise.float_positions(c)
+    losses, dL_dc = jax.vmap(jax.vmap(jax.vmap(of)))(path.c)
+    where = unitwise.float_positions(path.c_K)
     return units.total(jnp.sum(losses, -1)), tuple(jax.tree.leaves(dL_dc)[i] for i in where)
 
 
@@ -142,14 +147,12 @@ def meet(spec: RuleSpec, params: dict, state: State, data: Data) -> Chunk:
     B = run.y.shape[1]
     losses, dL_dy = jax.vmap(jax.vmap(jax.value_and_grad(per_step(spec))))(run.y, data.ys)
     activity, dL_dh = activity_losses(spec.activity_loss, spec.units, run.h, data)
-    dL_dc = None
-    if spec.state_loss is not None:
-        more, dL_dc = state_losses(spec.state_loss, spec.units, run.c)
-        losses, dL_dc = losses + more, tuple(x / B for x in dL_dc)
+    of_states, dL_dc = state_losses(spec.state_loss, spec.units, run)
+    losses, dL_dc = total(losses, of_states), tuple(x / B for x in dL_dc)
     # A loss may have no number, or no derivative, at a step that does not count.
     counts = functools.partial(only, data.mask)
     losses, dL_dy, dL_dc = jax.tree.map(counts, (losses, dL_dy, dL_dc))
-    return Chunk(run, losses, dL_dy / B, activity, None if dL_dh is None else dL_dh / B, dL_dc)
+    return Chunk(run, losses, dL_dy / B, activity, each(lambda x: x / B, dL_dh), dL_dc)
 
 
 def only(mask: Array | None, x: Array) -> Array:

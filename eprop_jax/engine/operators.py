@@ -3,8 +3,8 @@
     epsilon = d.dc_dc @ S.epsilon + d.dc_dw             Eq. 8
     dc = d.dh_dc.T @ dh + d.dc_dc.T @ dc_tp1            Eq. 3
 
-What is zero whatever the values are is None in here, and nothing outside has to ask for it. Components
-(and gates) are arrays of their own: a trailing axis of 2 or 3 costs many times more.
+What is zero whatever the values are is None in here (`maybe`), and nothing outside has to ask for it.
+Components (and gates) are arrays of their own: a trailing axis of 2 or 3 costs many times more.
 
     Local      [B, lines, j] a component: a trace that ends at its own unit: ε, e
     Ends       [B, r, lines, j]: a trace that ends at every unit r: α, β, γ
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eprop_jax.engine.heard import (
+    Heard,
+    Outer,
+    along,
+    lines_of,
+    outer,
+    over_examples,
+    scaled,
+)
+from eprop_jax.engine.maybe import each, minus, some, those, total
 from eprop_jax.network.synapses import Synapses, use
 from eprop_jax.network.types import Array, Maybe
 
@@ -33,129 +42,14 @@ Parts = tuple[Maybe, ...]
 """by component; None: zero"""
 
 
-def total(*terms: Maybe) -> Maybe:
-    """The sum of the terms that are not None; None if all are."""
-    kept = [term for term in terms if term is not None]
-    return sum(kept[1:], kept[0]) if kept else None
-
-
-def along(block: Array, x: Array, at: int) -> Array:
-    """A block [B, n] with axes of 1 put in before its axis `at`, so that it broadcasts against x."""
-    return jnp.expand_dims(block, range(at, at + x.ndim - block.ndim))
-
-
-def each(f: Callable[[Array], Array], x: Maybe) -> Maybe:
-    return None if x is None else f(x)
+def inner(product: Callable[..., Any], xs: Parts, ys: Parts) -> Maybe:
+    """Σ_c of the products x_c y_c, of those c where both are there."""
+    return total(*(each(product, x, y) for x, y in zip(xs, ys, strict=True)))
 
 
 def sums(*leaves: tuple[Parts, ...]) -> tuple[Parts, ...]:
     of_leaf = lambda rows: tuple(total(*x) for x in zip(*rows, strict=True))
     return tuple(map(of_leaf, zip(*leaves, strict=True)))
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["x"], meta_fields=["view"])
-@dataclasses.dataclass(frozen=True)
-class Heard:
-    """S_ij that is the same for all units that hear unit i, held once: x [B, i, 1]. Lists and grids
-    have many lines a unit that is heard; they are gathered only where S meets what differs by j."""
-
-    x: Array
-    view: Callable[[Array], Array]
-
-    @property
-    def seen(self) -> Array:
-        """[B, lines, j]"""
-        return self.view(self.x[..., 0])
-
-    def met(self, x: Array) -> Array:
-        """Σ_b x_bj S_bij"""
-        seen = self.seen
-        return seen[..., 0].T @ x if seen.shape[-1] == 1 else over_examples(x, seen)
-
-    def __add__(self, other: Any) -> Any:
-        same = isinstance(other, Heard)
-        return Heard(self.x + other.x, self.view) if same else self.seen + lines_of(other)
-
-    __radd__ = __add__
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["block", "heard"], meta_fields=[]
-)
-@dataclasses.dataclass(frozen=True)
-class Outer:
-    """block_j S_ij of an S_ij that is the same for all units that hear unit i: its two factors, until
-    something needs the lines. block [B, j], or of a trace that ends at several units r [B, r, j]."""
-
-    block: Array
-    heard: Heard
-
-    @property
-    def lines(self) -> Array:
-        """[B, (r,) lines, j]"""
-        seen = self.heard.seen
-        seen = seen if self.block.ndim == 2 else seen[:, None]
-        return self.block[..., None, :] * seen
-
-    def scaled(self, block: Array) -> Outer:
-        """By a block [B, j]; or, at several units, [B, r]."""
-        block = block if self.block.ndim == 2 else block[..., None]
-        return Outer(block * self.block, self.heard)
-
-    def met(self, x: Array) -> Array:
-        """Σ_b x_bj block_bj S_bij (and over r, of x_br): a product of two matrices where all units have
-        the same lines."""
-        x = x * self.block if self.block.ndim == 2 else jnp.sum(x[..., None] * self.block, 1)
-        return self.heard.met(x)
-
-    def __add__(self, other: Any) -> Array:
-        return self.lines + lines_of(other)
-
-    __radd__ = __add__
-
-
-def over_examples(x: Array, S: Array) -> Array:
-    """Σ_b x_bj S_b…j, either the same for all j where it is [B, …, 1]. On CPU, where XLA sums over a
-    leading axis slowly, large ones are added example by example."""
-    n = max(x.shape[-1], S.shape[-1])
-    of_example = (*S.shape[1:-1], n)
-    if len(S) == 1:
-        return along(x[0], S[0], 0) * S[0]
-
-    def one_by_one(x, S):
-        add = lambda total, at: (total + along(at[0], at[1], 0) * at[1], None)
-        return jax.lax.scan(add, jnp.zeros(of_example, S.dtype), (x, S))[0]
-
-    def at_once(x, S):
-        x, S = (jnp.broadcast_to(y, (*y.shape[:-1], n)) for y in (x, S))
-        return jnp.einsum("bj,b...j->...j", x, S)
-
-    if math.prod(of_example) <= 1024:
-        return at_once(x, S)
-    return jax.lax.platform_dependent(x, S, cpu=one_by_one, default=at_once)
-
-
-def lines_of(S: Any) -> Any:
-    """S_ij line by line, however it is held."""
-    if isinstance(S, Outer):
-        return S.lines
-    return S.seen if isinstance(S, Heard) else S
-
-
-def outer(block: Array, S: Any) -> Any:
-    """block_j S_ij, the block [B, j], or [B, 1]: the lines only where S has them already."""
-    if isinstance(S, Outer):
-        return S.scaled(block)
-    by_unit = isinstance(S, Heard) and block.shape[-1] > 1
-    return Outer(block, S) if by_unit else scaled(block, S)
-
-
-def scaled(block: Array, S: Any, at: int = 1) -> Any:
-    """block_j S_ij, the block [B, j], or [B, 1] where it is the same for all units."""
-    if isinstance(S, Heard) and block.shape[-1] == 1:
-        return Heard(along(block, S.x, at) * S.x, S.view)
-    S = lines_of(S)
-    return along(block, S, at) * S
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=[])
@@ -199,6 +93,12 @@ class Local:
 
         return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), w.shape[1])
 
+    def reached(self, x: Array, S: Any) -> Any:
+        """x_j S_ij of each example and seed, x [*lead, B, j]: [B, *lead, lines, j]"""
+        lead = range(1, x.ndim - 1)
+        S = jax.tree.map(lambda y: jnp.expand_dims(y, lead), S)
+        return scaled(jnp.moveaxis(x, -2, 0), S, x.ndim - 1)
+
     def at_every_unit(self, n: int) -> Ends:
         """The same as `Ends`: zero where r is not j."""
         at = lambda S: along(jnp.eye(n, dtype=S.dtype), S[0, None], 1)[None] * S[:, None]
@@ -222,7 +122,7 @@ class Ends:
     def by(self, f: Callable[[Parts], Parts]) -> Ends:
         return Ends(tuple(map(f, self.leaves)), self.n)
 
-    def scaled(self, block: Array, S: Array) -> Array:
+    def scaled(self, block: Array, S: Any) -> Any:
         """block_r S_ij^r"""
         return S.scaled(block) if isinstance(S, Outer) else along(block, S, 2) * S
 
@@ -233,9 +133,14 @@ class Ends:
 
     out = spread
 
-    def met(self, x: Array, S: Array) -> Array:
+    def met(self, x: Array, S: Any) -> Array:
         """Σ_batch Σ_r x_r S_ij^r"""
         return S.met(x) if isinstance(S, Outer) else jnp.einsum("br,br...->...", x, S)
+
+    def reached(self, x: Array, S: Array) -> Array:
+        """Σ_r x_r S_ij^r of each example and seed, x [*lead, B, r]: [B, *lead, lines, j]"""
+        out = jnp.einsum("sbr,br...->bs...", x.reshape(-1, *x.shape[-2:]), S)
+        return out.reshape(S.shape[0], *x.shape[:-2], *S.shape[2:])
 
     def __add__(self, other: Local | Ends) -> Ends:
         other = other.at_every_unit(self.n) if isinstance(other, Local) else other
@@ -315,13 +220,12 @@ class CoState:
     def __add__(self, other: CoState) -> CoState:
         return CoState(tuple(total(*x) for x in zip(self.parts, other.parts, strict=True)))
 
-    def __matmul__(self, S: Local) -> PerExample:
-        """⟨∂̃, S⟩ of each example: [B, lines, j]."""
-        met = lambda leaf: (
-            None if x is None or s is None else lines_of(S.scaled(x, s))
-            for x, s in zip(self.parts, leaf, strict=True)
-        )
-        return PerExample(tuple(total(*met(leaf)) for leaf in S.leaves))
+    def __sub__(self, other: CoState) -> CoState:
+        return CoState(tuple(minus(*x) for x in zip(self.parts, other.parts, strict=True)))
+
+    def __matmul__(self, S: Local | Ends) -> PerExample:
+        """⟨∂̃, S⟩ of each example and seed: [B, *lead, lines, j]."""
+        return PerExample(tuple(inner(S.reached, self.parts, leaf) for leaf in S.leaves))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,14 +238,7 @@ class PerUnit:
         if isinstance(x, Drives):
             return Jump(self, x)
 
-        def product(parts: Parts) -> Parts:
-            terms = lambda row: (
-                None if block is None or part is None else x.scaled(block, part)
-                for block, part in zip(row, parts, strict=True)
-            )
-            return tuple(total(*terms(row)) for row in self.rows)
-
-        return x.by(product)
+        return x.by(lambda parts: tuple(inner(x.scaled, row, parts) for row in self.rows))
 
     @property
     def T(self) -> PerUnit:
@@ -350,7 +247,7 @@ class PerUnit:
 
 @dataclasses.dataclass(frozen=True)
 class Drives:
-    """∂a^t/∂h, a gate: the weights of synapses; None: this gate hears nothing."""
+    """∂a^t/∂h, a gate: the weights of synapses, where the gate hears something."""
 
     w: Parts
     synapses: Synapses
@@ -360,11 +257,33 @@ class Drives:
     def __matmul__(self, x: Any) -> Any:
         """Of a trace with one component, h: one a gate."""
         on = x.out if self.out else x.spread
-        found = [None if w is None else on(self.synapses, w) for w in self.w]
-        of = lambda k: tuple(None if y is None else y.leaves[k][0] for y in found)
+        found = [each(lambda w: on(self.synapses, w), w) for w in self.w]
+        of = lambda k: tuple(each(lambda y: y.leaves[k][0], y) for y in found)
         leaves = tuple(map(of, range(len(x.leaves))))
-        there = [y for y in found if y is not None]
-        return dataclasses.replace(there[0], leaves=leaves) if there else Ends(leaves, 0)
+        first = some(found)[:1]
+        return dataclasses.replace(first[0], leaves=leaves) if first else Ends(leaves, 0)
+
+    @property
+    def T(self) -> Hears:
+        gates = those(dict(enumerate(self.w)))
+        return Hears(frozenset(gates), use.back(self.synapses, gates))
+
+    @property
+    def own(self) -> PerUnit:
+        """w_jj, a column a gate: from each unit to itself alone."""
+        return PerUnit((tuple(each(lambda w: use.own(self.synapses, w), w) for w in self.w),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Hears:
+    """`Drives`, transposed: Σ_gates Σ_r w_kr ∂̃a_r, what arrives at that which is heard."""
+
+    gates: frozenset[int]
+    back: Callable[[dict], Array]
+
+    def __matmul__(self, da: CoState) -> CoState:
+        heard = {g: x for g, x in those(dict(enumerate(da.parts))).items() if g in self.gates}
+        return CoState((self.back(heard) if heard else None,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,11 +303,9 @@ class Jump:
     @property
     def own(self) -> PerUnit:
         """∂c_j^t/∂h_j^{t-1} = B_j w_jj: from each unit to itself alone."""
-        w_jj = [each(functools.partial(use.own, self.da_dh.synapses), w) for w in self.da_dh.w]
-        terms = lambda row: (
-            None if b is None or w is None else b * along(w, b, 0) for b, w in zip(row, w_jj)
-        )
-        return PerUnit(tuple((total(*terms(row)),) for row in self.dc_da.rows))
+        (w_jj,) = self.da_dh.own.rows
+        product = lambda b, w: b * along(w, b, 0)
+        return PerUnit(tuple((inner(product, row, w_jj),) for row in self.dc_da.rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,17 +315,17 @@ class Back:
     jump: Jump
 
     def __matmul__(self, x: CoState) -> CoState:
-        da, drives = (self.jump.dc_da.T @ x).parts, self.jump.da_dh
-        w, da = ({g: y for g, y in enumerate(z) if y is not None} for z in (drives.w, da))
-        da = {g: y for g, y in da.items() if g in w}
-        return CoState((use.back(drives.synapses, w)(da) if da else None,))
+        return self.jump.da_dh.T @ (self.jump.dc_da.T @ x)
 
 
 @dataclasses.dataclass(frozen=True)
 class PerExample:
-    """One array a parameter leaf and example: [B, lines, j]."""
+    """One array a parameter leaf and example (or, the same for all units, `Heard`): [B, lines, j]."""
 
     leaves: Parts
+
+    def lines(self) -> PerExample:
+        return PerExample(tuple(map(lines_of, self.leaves)))
 
     def __add__(self, other: PerExample) -> PerExample:
         return PerExample(tuple(total(*x) for x in zip(self.leaves, other.leaves, strict=True)))
@@ -416,7 +333,7 @@ class PerExample:
     def summed(self) -> Gradient:
         """Σ_batch, since ∂L has the 1/B of the mean in it."""
         of_leaf = lambda x: over_examples(jnp.ones((x.shape[0], 1), x.dtype), x)
-        return Gradient(tuple(each(of_leaf, x) for x in self.leaves))
+        return Gradient(tuple(each(of_leaf, x) for x in self.lines().leaves))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -437,11 +354,7 @@ class Covector:
 
     def __matmul__(self, S: Local | Ends | Near) -> Gradient:
         """Σ_batch ⟨∂L/∂·, S⟩."""
-        met = lambda leaf: (
-            None if x is None or s is None else S.met(x, s)
-            for x, s in zip(self.parts, leaf, strict=True)
-        )
-        return Gradient(tuple(total(*met(leaf)) for leaf in S.leaves))
+        return Gradient(tuple(inner(S.met, self.parts, leaf) for leaf in S.leaves))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -455,5 +368,6 @@ class Signal:
         return Gradient(tuple(each(self.met, S) for (S,) in gamma.leaves))
 
     def met(self, S: Any) -> Maybe:
-        at = Outer(S.block[:, 0], S.heard).met if isinstance(S, Outer) else None
-        return each(at or (lambda L: over_examples(L, S[:, 0])), self.L)
+        if isinstance(S, Outer):
+            return each(Outer(S.block[:, 0], S.heard).met, self.L)
+        return each(lambda L: over_examples(L, S[:, 0]), self.L)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from eprop_jax.engine import adjoint, objective, products, seeds, signals
 from eprop_jax.engine.adjoint import Part, Swept
 from eprop_jax.engine.chunks import Layers
-from eprop_jax.engine.operators import Covector, Ends, Local, Parts, PerUnit, total
+from eprop_jax.engine.maybe import as_in, each, split, total
+from eprop_jax.engine.operators import CoState, Covector, Ends, Local, PerUnit
 from eprop_jax.engine.products import add
 from eprop_jax.engine.together import together
 from eprop_jax.engine.traces import tied
@@ -78,10 +79,10 @@ def local(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found
     at_y = meet(spec, params, S, chunk, spec.network.readout.shared)
     units = seeds.unit_parts(cell, c)
     s_loss, s_y, *s_c = together(cell, p, at_y.layers.path, at_y.entering, units)
-    older = Older(S.epsilon.leaves, ())
+    older = Older((S.epsilon,))
     fresh = products.sources(cell, p, [s.at(0) for s in (s_y, *s_c)], at_y.layers.lines)
     grads, gamma = at_y.cell(cell, p, S, older, s_loss, s_y, fresh)
-    S = S._replace(epsilon=older.local_after(s_c, fresh), gamma=gamma)
+    S = S._replace(epsilon=local_after(S.epsilon, s_c, fresh), gamma=gamma)
     return S, s_loss.at(0).da, grads, at_y.grads_out
 
 
@@ -93,11 +94,11 @@ def graded(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Foun
     parts = [*at_y.entering, seeds.end_part(spec.moves, c)]
     s_loss, s_y, s_ends = adjoint.sweep(cell, p, path, parts)
     s_c = adjoint.sweep(cell, p, path, seeds.unit_parts(cell, c))
-    older = Older(S.epsilon.leaves, tuple(beta.leaves for beta in S.beta))
-    beta = tuple(older.ends_after(s_ends, at_y.layers, p, 1 + k) for k in range(len(S.beta)))
+    older = Older((S.epsilon, *S.beta))
+    beta = tuple(older.ends_after(s_ends, at_y.layers, p, k) for k in range(1, len(older.held)))
     fresh = products.sources(cell, p, [s.at(0) for s in (s_y, *s_c)], lines)
     grads, gamma = at_y.cell(cell, p, S, older, s_loss, s_y, fresh)
-    S = S._replace(epsilon=older.local_after(s_c, fresh), beta=beta, gamma=gamma)
+    S = S._replace(epsilon=local_after(S.epsilon, s_c, fresh), beta=beta, gamma=gamma)
     return S, s_loss.at(0).da, grads, at_y.grads_out
 
 
@@ -107,7 +108,7 @@ def every(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found
     at_y = meet(spec, params, S, chunk, False)
     parts = [*at_y.entering, seeds.end_part(spec.moves, c)]
     s_loss, s_y, s_ends = adjoint.sweep(cell, p, at_y.layers.path, parts)
-    older = Older((), (S.alpha.leaves,))
+    older = Older((S.alpha,))
     fresh = products.sources(cell, p, [s_y.at(0)], at_y.layers.lines)
     grads, gamma = at_y.cell(cell, p, S, older, s_loss, s_y, fresh)
     S = S._replace(alpha=older.ends_after(s_ends, at_y.layers, p, 0), gamma=gamma)
@@ -115,60 +116,47 @@ def every(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found
 
 
 class Older(NamedTuple):
-    """What is older than the chunk: the cell's traces as it finds them, one entry a parameter leaf."""
+    """What is older than the chunk: the cell's traces as it finds them."""
 
-    local: tuple[Parts, ...]
-    """ε: paths without a jump, which end at their own unit (empty for RTRL)"""
-    ends: tuple[tuple[Parts, ...], ...]
-    """β⁽¹⁾ … β⁽ᵐ⁻¹⁾, or α alone: paths that end at any unit"""
+    held: tuple[Local | Ends, ...]
+    """by the number of jumps: ε, β⁽¹⁾ … β⁽ᵐ⁻¹⁾; or α alone: paths that end at any unit"""
 
-    def terms(self, s: Swept, first: int, local: Callable, ends: Callable) -> list:
+    def terms(self, Kind: Callable, s: Swept, first: int) -> Any:
         """Σ over what is older, the paths with 0, 1, … jumps: each meets the co-state that has as many
-        jumps fewer left as co-state number `first` has. One entry a parameter leaf."""
-        held = [(local, self.local)] if self.local else []
-        held += [(ends, S) for S in self.ends]
-        size = len(held)
+        jumps fewer left as co-state number `first` has."""
+        size = len(self.held)
         met = [
-            [meet(s.at(first + jumps).dc_0, leaf) for leaf in S]
-            for jumps, (meet, S) in enumerate(held)
+            Kind(s.at(first + jumps).dc_0) @ S
+            for jumps, S in enumerate(self.held)
             if first + jumps < size
         ]
-        return [total(*of_leaf) for of_leaf in zip(*met)]
+        return total(*met)
 
-    def meet(self, s: Swept) -> list[Maybe]:
-        """Σ_batch ⟨∂̃c⁰, S⟩: what is older than the chunk."""
-        return self.terms(s, 0, products.meet, products.meet_ends)
+    def meet(self, s: Swept) -> tuple[Maybe, ...]:
+        """Σ_batch ⟨∂̃c⁰, S⟩: what is older than the chunk. One entry a parameter leaf."""
+        return self.terms(Covector, s, 0).leaves
 
-    def reach(self, s: Swept, first: int) -> list[Maybe]:
+    def reach(self, s: Swept, first: int) -> tuple[Maybe, ...]:
         """The same for each example and seed: [B, *lead, lines, n]."""
-        return self.terms(s, first, products.reach, products.reach_ends)
+        return self.terms(CoState, s, first).leaves
 
     def ends_after(self, s: Swept, layers: Layers, p: dict, jumps: int) -> Ends:
         """β⁽ʲᵘᵐᵖˢ⁾ (or α) after the chunk; the seeds were all components at all units."""
-        first = len(self.ends) - jumps if self.local else 0
+        first = len(self.held) - 1 - jumps
         fresh = products.sources(layers.cell, p, [s.at(first)], layers.lines)
-        old = self.reach(s, first)
-        was = self.ends[jumps - 1 if self.local else 0]
-        d = len(was[0])
+        new = (total(x, row[0]) for x, row in zip(self.reach(s, first), fresh))
+        pairs = zip(self.held[jumps].leaves, new)
+        leaves = (as_in(was, split(x, len(was), 1)) for was, x in pairs)
+        return Ends(tuple(leaves), layers.run.h_K.shape[-1])
 
-        def components(x, like):
-            if x is None:
-                return like
-            n = x.shape[1] // d
-            each = [x[:, r * n : (r + 1) * n] for r in range(d)]
-            return tuple(None if S is None else y for y, S in zip(each, like))
 
-        new = (total(x, row[0]) for x, row in zip(old, fresh))
-        n = layers.run.h_K.shape[-1]
-        return Ends(tuple(components(x, like) for x, like in zip(new, was)), n)
+def local_after(epsilon: Local, s_c: list[Swept], fresh: list[list[Maybe]]) -> Local:
+    """ε after the chunk; one seed a component, whose fresh sources stand after y's. A component that a
+    parameter never reaches has no trace, and gets none."""
 
-    def local_after(self, s_c: list[Swept], fresh: list[list[Maybe]]) -> Local:
-        """ε after the chunk; one seed a component, whose fresh sources stand after y's."""
-        new = (
-            tuple(
-                None if old[r] is None else total(products.reach(s.at(0).dc_0, old), row[1 + r])
-                for r, s in enumerate(s_c)
-            )
-            for old, row in zip(self.local, fresh)
-        )
-        return Local(tuple(new))
+    def of_leaf(leaf, row):
+        older = lambda r: (CoState(s_c[r].at(0).dc_0) @ Local((leaf,))).leaves
+        after = lambda r: each(lambda _: total(*older(r), row[1 + r]), leaf[r])
+        return tuple(map(after, range(len(leaf))))
+
+    return Local(tuple(map(of_leaf, epsilon.leaves, fresh)))

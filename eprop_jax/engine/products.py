@@ -11,7 +11,9 @@ import numpy as np
 
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Reached
-from eprop_jax.engine.operators import Covector, Ends, Heard, Local, Parts, scaled, total
+from eprop_jax.engine.heard import Heard
+from eprop_jax.engine.maybe import each, filled, those, total
+from eprop_jax.engine.operators import CoState, Drives, Parts
 from eprop_jax.network import unitwise
 from eprop_jax.network.synapses import Synapses, use
 from eprop_jax.network.types import Array, Cell, Maybe, PyTree
@@ -23,11 +25,9 @@ def gradient(cell: Cell, params: dict, s: Reached, lines: dict[str, Array]) -> l
     def leaf(path, p):
         line = path[0].key
         x = of_unit(s, path) if line in ("theta", "initial") else s.da[tr.gate_of(path)]
-        if x is None:
-            return jnp.zeros_like(p)
-        if line in lines:
-            return use.collect(cell.synapses[line], lines[line], x)
-        return x.reshape(-1, *p.shape).sum(0)
+        by_line = lambda x: use.collect(cell.synapses[line], lines[line], x)
+        alone = lambda x: x.reshape(-1, *p.shape).sum(0)
+        return filled(each(by_line if line in lines else alone, x), p)
 
     return [leaf(path, p) for path, p in jax.tree.leaves_with_path(params)]
 
@@ -45,7 +45,7 @@ def at_first(params: dict, c: PyTree, dc_0: Parts, first: Array) -> list[Maybe]:
 
     def leaf(path):
         dc = dc_0[where[path[1].key]] if path[0].key == "initial" and dc_0 else None
-        return None if dc is None else (first[:, None] * dc).sum(0)
+        return each(lambda dc: (first[:, None] * dc).sum(0), dc)
 
     return [leaf(path) for path, _ in jax.tree.leaves_with_path(params)]
 
@@ -64,11 +64,10 @@ def sources(
     def leaf(path, seed, s):
         line = path[0].key
         if line in ("theta", "initial"):
-            return _examples_first(of_unit(s, path))
+            return each(_examples_first, of_unit(s, path))
         if line in lines:
             return products[line].get((tr.gate_of(path), seed))
-        da = s.da[tr.gate_of(path)]
-        return None if da is None else _examples_first(da.sum(0))
+        return each(lambda da: _examples_first(da.sum(0)), s.da[tr.gate_of(path)])
 
     paths = [path for path, _ in jax.tree.leaves_with_path(params)]
     return [[leaf(path, i, s) for i, s in enumerate(swept)] for path in paths]
@@ -77,12 +76,9 @@ def sources(
 def _products(
     s: Synapses, pre: Array, swept: list[Reached], weights: PyTree
 ) -> dict[tuple[str, int], Array]:
-    columns = {}
-    for gate in unitwise.as_gates(weights):
-        for i, x in enumerate(swept):
-            if x.da[gate] is not None:
-                columns[gate, i] = jnp.moveaxis(x.da[gate], -2, 0)  # [B, K, *lead, n]
-    out = {}
+    gates, out = unitwise.as_gates(weights), {}
+    da = {(gate, i): x.da[gate] for gate in gates for i, x in enumerate(swept)}
+    columns = {key: _examples_first(x) for key, x in those(da).items()}  # [B, K, *lead, n]
     # Shared components have one column; beside the others it would put every row out of line.
     for narrow in (True, False):
         group = {key: x for key, x in columns.items() if (x.shape[-1] == 1) == narrow}
@@ -98,46 +94,18 @@ def _products(
     return out
 
 
-def _examples_first(x: Maybe) -> Maybe:
+def _examples_first(x: Array) -> Array:
     """[*lead, B, n] -> [B, *lead, n]."""
-    return None if x is None else jnp.moveaxis(x, -2, 0)
+    return jnp.moveaxis(x, -2, 0)
 
 
-def reach(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
-    """Σ_c ∂̃c_c⁰ S_c for a trace that ends at its own unit: [B, *lead, lines, n]."""
-
-    def term(dc, S):
-        if dc is None or S is None:
-            return None
-        dc, lead = _examples_first(dc), dc.ndim - 2
-        S = jax.tree.map(lambda x: x.reshape(x.shape[0], *(1,) * lead, *x.shape[1:]), S)
-        return scaled(dc, S, 1 + lead)
-
-    return total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
-
-
-def reach_ends(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
-    """Σ_c Σ_r ∂̃c_cr⁰ S_cr for a trace that ends at every unit: [B, *lead, lines, n]."""
-
-    def term(dc, S):
-        if dc is None or S is None:
-            return None
-        lead = dc.shape[:-2]
-        out = jnp.einsum("sbr,br...->bs...", dc.reshape(-1, *dc.shape[-2:]), S)
-        return out.reshape(S.shape[0], *lead, *S.shape[2:])
-
-    return total(*(term(dc, S) for dc, S in zip(dc_0, trace)))
-
-
-def meet(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
-    """Σ_batch of `reach`."""
-    return (Covector(dc_0) @ Local((trace,))).leaves[0]
-
-
-def meet_ends(dc_0: tuple[Maybe, ...], trace: Parts) -> Maybe:
-    """Σ_batch of `reach_ends`."""
-    return (Covector(dc_0) @ Ends((trace,), 0)).leaves[0]
+def to_heard(cell: Cell, params: dict, da: dict[str, Maybe], resets: Array | None) -> Maybe:
+    """Σ_gates w_in ∂̃a^t: what reaches that which w_in hears, [K, *lead, B, m]."""
+    gates, w_in = unitwise.gate_names(params), unitwise.as_gates(params.get("w_in", {}))
+    da_dx = Drives(tuple(map(w_in.get, gates)), cell.synapses["w_in"])
+    (dx,) = (da_dx.T @ CoState(tuple(map(da.get, gates)))).parts
+    return each(lambda x: use.unlagged(da_dx.synapses, x, resets), dx)
 
 
 def add(grads: list[Array], more: Sequence[Maybe]) -> list[Array]:
-    return [g if x is None else g + x for g, x in zip(grads, more)]
+    return [total(*term) for term in zip(grads, more)]

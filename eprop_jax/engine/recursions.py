@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, signals
 from eprop_jax.engine import traces as tr
+from eprop_jax.engine.maybe import each
 from eprop_jax.engine.operators import Covector, Drives, Jump, Local, PerUnit
 from eprop_jax.network import unitwise
 from eprop_jax.network.synapses import use
-from eprop_jax.network.types import Array, PyTree, RuleSpec
+from eprop_jax.network.types import Array, Maybe, PyTree, RuleSpec
 
 
 class Moment(NamedTuple):
@@ -61,14 +62,14 @@ class Instant(NamedTuple):
     a_out: Array
     y: Array
     dL_dy: Array
-    dL_dh: Array | None
-    dL_dc: tuple[Array, ...] | None
+    dL_dh: Maybe
+    dL_dc: tuple[Array, ...]
 
     @staticmethod
     def of(chunk: objective.Chunk) -> Instant:
         run, K = chunk.run, chunk.dL_dy.shape[0]
         dL_dh = chunk.dL_dh
-        dL_dh = None if dL_dh is None else jnp.broadcast_to(dL_dh, (K, *dL_dh.shape[1:]))
+        dL_dh = each(lambda x: jnp.broadcast_to(x, (K, *x.shape[1:])), dL_dh)
         return Instant(
             run.x, run.heard, run.c_tm1, run.a, run.c, run.h, run.y_tm1, run.a_out, run.y,
             chunk.dL_dy, dL_dh, chunk.dL_dc,
@@ -106,5 +107,5 @@ def moment(spec: RuleSpec, params: dict, t: Instant, filtered: bool) -> Moment:
         Covector((t.dL_dy,)),
         to_signal(t.dL_dy),
         Covector((t.dL_dh,)),
-        Covector(no_loss if t.dL_dc is None else t.dL_dc),
+        Covector(t.dL_dc or no_loss),
     )

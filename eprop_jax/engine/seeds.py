@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import objective, signals
 from eprop_jax.engine.adjoint import LOCAL, Onward, Part, Reached, Source, sweep
-from eprop_jax.engine.operators import each, total
+from eprop_jax.engine.maybe import each, some, total
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Path
 from eprop_jax.network.types import Array, Cell, Maybe, Readout, RuleSpec
@@ -35,16 +35,20 @@ def loss_part(spec: RuleSpec, params: dict, chunk: objective.Chunk, back: Reache
     """∂L/∂h^t through the read-out (Eq. 28, 30: no explicit recurrence) and from the activity, and
     ∂L/∂c^t from the state loss."""
     to_units = signals.to_units(spec, params)
-    # The same at each step, it need not be stored for each.
-    always, at_t = (chunk.dL_dh, None) if _is_constant(chunk) else (None, chunk.dL_dh)
-    always = None if always is None else always[0]
-    x = back.da[unitwise.ONE_DRIVE], at_t
-    source = Source(x, lambda x: total(to_units(x[0]), always, x[1]))
+    at_y = Source(back.da[unitwise.ONE_DRIVE], to_units)
+    source = joint(at_y, *some([each(of_activity, chunk.dL_dh)]))
     return everywhere(spec.moves, source)._replace(dL_dc=chunk.dL_dc)
 
 
-def _is_constant(chunk: objective.Chunk) -> bool:
-    return chunk.dL_dh is not None and chunk.dL_dh.shape[0] == 1
+def of_activity(dL_dh: Array) -> Source:
+    """Its ∂L/∂h^t, [K, B, n]. The same at each step, [1, B, n], it need not be stored for each."""
+    return Source((), lambda _: dL_dh[0]) if dL_dh.shape[0] == 1 else Source(dL_dh)
+
+
+def joint(*sources: Source) -> Source:
+    """Several, as one."""
+    to_dh = lambda xs: total(*(s.to_dh(x) for s, x in zip(sources, xs)))
+    return Source(tuple(s.x for s in sources), to_dh)
 
 
 def y_part(spec: RuleSpec, final: Reached, spread: Array) -> Part:

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from eprop_jax.engine.operators import Covector, Signal, each
+from eprop_jax.engine.maybe import each
+from eprop_jax.engine.operators import Covector, Signal
 from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Array, Maybe, RuleSpec
 

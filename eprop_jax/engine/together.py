@@ -12,6 +12,7 @@ import numpy as np
 from eprop_jax.engine import adjoint
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine.adjoint import LOCAL, Part, Source, Swept
+from eprop_jax.engine.maybe import each, filled, joined, some
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Path
 from eprop_jax.network.types import Cell, PyTree
@@ -24,32 +25,35 @@ def together(
     number of its operations. (That of a shared component is [B, 1], and stays by itself.)"""
     states = unitwise.floats(path.c_K)
     batch, n = states[0].shape
-    full = [max(x.shape[-1] for x in s.dc_K if x is not None) == n for s in units]
+    full = [max(x.shape[-1] for x in some(s.dc_K)) == n for s in units]
     wide = [s for s, is_full in zip(units, full) if is_full]
     first = [jax.tree.map(lambda x: x[0], s.sources[0].x) for s in entering]
     leads = [jax.eval_shape(s.sources[0].to_dh, x).shape[:-2] for s, x in zip(entering, first)]
     stops = np.cumsum([math.prod(lead) for lead in leads] + [1] * len(wide))
 
+    dtype, absent = states[0].dtype, (None,) * len(states)
+    zeros = [jax.ShapeDtypeStruct((math.prod(lead), batch, n), dtype) for lead in leads]
+    beside = jax.ShapeDtypeStruct((len(wide), batch, n), dtype)
+
     def to_dh(entries):
         dh = [s.sources[0].to_dh(x).reshape(-1, batch, n) for s, x in zip(entering, entries)]
-        return jnp.concatenate([*dh, jnp.zeros((len(wide), batch, n), states[0].dtype)])
+        return jnp.concatenate([*dh, jnp.zeros(beside.shape, dtype)])
 
     def to_dc(entries):
-        if all(x is None for x in entries):
-            return None
-        nothing = jnp.zeros((len(wide), batch, n), states[0].dtype)
-        blank = [jnp.zeros((math.prod(lead), batch, n), states[0].dtype) for lead in leads]
-
         def component(c):
-            own = [z if x is None else x[c].reshape(z.shape) for x, z in zip(entries, blank)]
-            return jnp.concatenate([*own, nothing])
+            own = [
+                each(lambda x, z=z: x.reshape(z.shape), (x or absent)[c])
+                for x, z in zip(entries, zeros)
+            ]
+            return joined([*own, None], [*zeros, beside])
 
-        return tuple(component(c) for c in range(len(states)))
+        return tuple(map(component, range(len(states))))
 
     def at_end(c):
-        found = [jnp.zeros_like(states[c])[None] if s.dc_K[c] is None else s.dc_K[c] for s in wide]
-        nothing = jnp.zeros((stops[len(entering) - 1], batch, n), states[c].dtype)
-        return jnp.concatenate([nothing, *found])[None]
+        found = [s.dc_K[c] for s in wide]
+        one = jax.ShapeDtypeStruct((1, batch, n), dtype)
+        x = joined([*(None for _ in zeros), *found], [*zeros, *(one for _ in found)])
+        return each(lambda x: x[None], x)
 
     leads += [()] * len(wide)
 
@@ -92,11 +96,11 @@ def of_shared(cell: Cell, p: dict, path: Path, r: int) -> Swept:
     unit = cell._replace(n_units=1, constants=values)
     c_tm1, a = jax.tree.map(one, (path.c_tm1, path.a))
     D, B, _ = jac.implicit_blocks(unit, p, c_tm1, a)
-    ones, factor = jnp.ones_like(unitwise.floats(c_tm1)[r][:1]), D[r][r]
-    if factor is not None and path.resets is not None:
-        factor = jnp.where(path.resets[..., None], 0, factor)
-    later = jnp.zeros_like(ones) if factor is None else jnp.cumprod(factor[::-1], 0)[::-1]
+    ones = jnp.ones_like(unitwise.floats(c_tm1)[r][:1])
+    goes_on = lambda x: x if path.resets is None else jnp.where(path.resets[..., None], 0, x)
+    factor = each(goes_on, D[r][r])
+    later = filled(each(lambda x: jnp.cumprod(x[::-1], 0)[::-1], factor), ones)
     after_t = jnp.concatenate([jnp.broadcast_to(later, unitwise.floats(c_tm1)[r].shape)[1:], ones])
-    da = {g: None if b is None else b * after_t for g, b in B[r].items()}
+    da = {g: each(lambda b: b * after_t, b) for g, b in B[r].items()}
     dc_0 = tuple(later[:1] if i == r else None for i in range(len(D)))
     return Swept({0: da}, dc_0, {}, {})

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine.operators import Heard, Local, Parts, lines_of, outer
+from eprop_jax.engine.heard import Heard, lines_of, outer
+from eprop_jax.engine.operators import Local, Parts
 from eprop_jax.network import unitwise
 from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Array, Cell, Maybe, PyTree
@@ -154,6 +155,21 @@ def fitted(x: Any, like: Any) -> Any:
     if isinstance(like, Heard):
         return Heard(fitted(x.x if isinstance(x, Heard) else x, like.x), like.view)
     return jnp.zeros_like(like) if x is None else jnp.broadcast_to(lines_of(x), like.shape)
+
+
+def is_held(x: Any) -> bool:
+    """Is it one component's trace, of whatever form, or none?"""
+    return x is None or isinstance(x, Heard)
+
+
+def as_tree(params: dict, held: Sequence[Maybe]) -> PyTree:
+    """One array a parameter leaf -> a tree like the parameters, `()` for what is not kept."""
+    return jax.tree.structure(params).unflatten([() if x is None else x for x in held])
+
+
+def of_tree(params: dict, tree: PyTree) -> list[Maybe]:
+    held = jax.tree.structure(params).flatten_up_to(tree)
+    return [None if isinstance(x, tuple) else x for x in held]
 
 
 def pack(params: dict, c: PyTree, traces: list[Parts]) -> PyTree:

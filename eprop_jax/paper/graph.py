@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 
 from eprop_jax import checks
-from eprop_jax.engine import definition, layers, objective
+from eprop_jax.engine import definition, layers, maybe, objective
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import paths as languages
 from eprop_jax.network import unitwise
@@ -312,7 +312,7 @@ def _read(
     def structure(p):
         return jac.structure(readout, p, readout.initial_state(p, ()))
 
-    J_out = jax.eval_shape(structure, params["readout"])
+    J_out = maybe.there(jax.eval_shape(structure, params["readout"]))
     heard = layers.heard(spec)
     states = [
         jax.eval_shape(lambda p, cell=cell: cell.initial_state(p, ()), p)
@@ -341,14 +341,14 @@ def _read(
                 f"{was} → {now}"
                 for c, was in enumerate(names)
                 for r, now in enumerate(names)
-                if of.D[r][c] is not None
+                if of.D[r][c]
             ),
             "explicit": by("w_rec"),
             "feedforward": by("w_in") if below else (),
-            "output": those(psi is not None for psi in of.psi),
-            "direct": tuple(name for name, x in of.Xi.items() if x is not None),
+            "output": those(of.psi),
+            "direct": tuple(name for name, x in of.Xi.items() if x),
             "readout": ("y",) if ends else (),
-            "readout_recurrence": ("y → y",) if J_out.D[0][0] is not None else (),
+            "readout_recurrence": ("y → y",) if J_out.D[0][0] else (),
             "loss": ("y",),
             "activity": ("h",) if losses[0] else (),
             "state": names if losses[1] else (),
@@ -366,7 +366,7 @@ def _carried(rule: LearningRule, params: PyTree) -> tuple[str, ...]:
 
 
 def _any(blocks: dict) -> bool:
-    return any(x is not None for x in blocks.values())
+    return any(blocks.values())
 
 
 def _component_names(c: PyTree) -> tuple[str, ...]:

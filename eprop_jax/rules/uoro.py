@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from eprop_jax import checks
 from eprop_jax.engine import definition
 from eprop_jax.engine.influence import Influence, Zero
-from eprop_jax.engine.operators import CoState, Covector, Ends, PerExample, total
+from eprop_jax.engine.maybe import total
+from eprop_jax.engine.operators import CoState, Covector, Ends, PerExample
 from eprop_jax.engine.recursions import Moment
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Array, LearningRule, Maybe, Network, State
@@ -134,7 +135,7 @@ def influence(d: Moment, x_c: CoState, x_h: CoState, x_y: CoState) -> PerExample
     """xᵀF: through y and h to c, and from there to what the parameters reach at this step."""
     x_h = x_h + d.dy_dh.T @ x_y
     x_c = x_c + d.dh_dc.T @ x_h
-    return x_c @ d.dc_dw + (d.dc_dh.T @ x_c) @ d.dh_dw_tm1 + x_h @ d.dh_dw
+    return (x_c @ d.dc_dw + (d.dc_dh.T @ x_c) @ d.dh_dw_tm1 + x_h @ d.dh_dw).lines()
 
 
 def inner(x: Covector, s: Ends) -> Maybe:

@@ -15,13 +15,24 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax.engine import jacobians as jac
-from eprop_jax.engine import objective, products, seeds
+from eprop_jax.engine import maybe, objective, products, seeds
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Reached, Source
 from eprop_jax.engine.layers import meets
 from eprop_jax.engine.layers.descend import Family, Found, Meets, descend, to_inputs
 from eprop_jax.engine.layers.plan import PathsCarry, Plan, leading, narrow, reached_from
-from eprop_jax.engine.operators import Covector, Ends, Local, Parts, PerUnit, Signal, total
+from eprop_jax.engine.maybe import each, total
+from eprop_jax.engine.operators import (
+    CoState,
+    Covector,
+    Ends,
+    Gradient,
+    Local,
+    Parts,
+    PerExample,
+    PerUnit,
+    Signal,
+)
 from eprop_jax.engine.products import add
 from eprop_jax.engine.traces import fitted, tied
 from eprop_jax.network import unitwise
@@ -72,8 +83,8 @@ def gradient(
     tree = {"cell": cell if net.stacked else cell[0], "readout": readout}
     tree = existing(net, tree) | ({"feedback": B_l} if "feedback" in params else {})
     losses = losses + chunk.state_losses
-    total = (jnp.sum(losses) + jnp.sum(chunk.activity)) / B
-    out = StepOutput(total, tree, path.y, path.h, losses)
+    mean = (jnp.sum(losses) + jnp.sum(chunk.activity)) / B
+    out = StepOutput(mean, tree, path.y, path.h, losses)
     carry = carry._replace(state=State(path.c_K, path.y[-1], path.past))
     return carry, out, lambda: to_inputs(spec, params, path, loss)
 
@@ -89,8 +100,8 @@ class Chunk(NamedTuple):
     B_l: list[Maybe]
     back: Reached
     """the read-out from the loss, and"""
-    final: Maybe
-    """from y^K itself"""
+    final: tuple[Reached, ...]
+    """from y^K itself, where it leaks and traces are kept"""
     activity: Array
     state_losses: Array
     families: tuple[Family, ...]
@@ -104,18 +115,17 @@ class Chunk(NamedTuple):
         wide = meets.wide_readout(spec, params)
         parts = [seeds.of_loss(dL_dy), seeds.of_state((jnp.ones_like(path.y[-1]),))]
         back, *final = meets.at_readout(spec, wide, path, parts[: 1 + leaky])
-        final = final[0] if final else None
-        if final is not None and spec.network.readout.shared:
-            final = seeds.first_unit(final)
+        if spec.network.readout.shared:
+            final = list(map(seeds.first_unit, final))
         B_l = meets.feedback_of(spec, params, path)
         activity, states, at = meets.at_layers(spec, B_l, path, back.da[""], data)
         families = [Family(frozenset(range(len(plan.nodes))), at, {})]
-        if final is not None:
-            families += of_outputs(spec, plan, B_l, final)
+        for x in final:
+            families += of_outputs(spec, plan, B_l, x)
         targets = of_traces(spec, plan, path) if traced else ()
         families += [x.family for x in targets]
         return Chunk(
-            spec, params, plan, path, wide, B_l, back, final, activity, states,
+            spec, params, plan, path, wide, B_l, back, tuple(final), activity, states,
             tuple(families), targets,
         )  # fmt: skip
 
@@ -178,16 +188,16 @@ def of_outputs(
     def meets_by(spread):
         to_dh = lambda x, w: x.T[:, :, None] * w[:, None, :]
         of = lambda w: Meets((Source(dy_da, lambda x: to_dh(x, w)),))
-        return tuple(Meets() if w is None else of(w) for w in spread)
+        return tuple(each(of, w) or Meets() for w in spread)
 
-    one = [None if w is None else jnp.ones((1, w.shape[0]), w.dtype) for w in B_l]
-    each = [None if w is None else w.T for w in B_l]
+    for_all = [each(lambda w: jnp.ones((1, w.shape[0]), w.dtype), w) for w in B_l]
+    for_each = [each(jnp.transpose, w) for w in B_l]
     filtered = [l for l in layers if plan.filtered[l] and plan.to_y[l]]
     others = [l for l in layers if not plan.filtered[l] and plan.to_y[l]]
     inside = frozenset().union(*(plan.within[l] for l in filtered))
     return (
-        Family(inside, meets_by(one), {}),
-        Family(reached_from(plan, others), meets_by(each), {}),
+        Family(inside, meets_by(for_all), {}),
+        Family(reached_from(plan, others), meets_by(for_each), {}),
     )
 
 
@@ -236,33 +246,34 @@ class Older(NamedTuple):
     params: dict
     carry: PathsCarry
 
-    def of(self, l: int) -> list[tuple[int, bool, list[Parts]]]:
-        """(co-state, does it end at every unit?, a trace a parameter leaf)."""
+    def of(self, l: int) -> list[tuple[int, Local | Ends]]:
+        """The co-states of layer l that have a trace, and it."""
         net, plan = self.spec.network, self.plan
         p, c = by_layer(net, self.params["cell"])[l], by_layer(net, self.carry.state.c)
         one = narrow(plan, self.spec, c[l], l)
-        unpack = lambda q, x, *one: tr.unpack(net.cells[l], p, c[plan.nodes[q].layer], x, *one)
-        eps, alpha = self.carry.epsilon[l], self.carry.alpha[l]
-        local = [(q, False, unpack(q, x, one)) for q, x in zip(plan.local[l], eps)]
-        return local + [(q, True, unpack(q, x)) for q, x in zip(plan.ends[l], alpha)]
-
-    def meet(self, dc_0: dict, l: int) -> list[Maybe]:
-        """Σ_batch Σ_q ⟨∂̃c_q⁰, S_q⟩, one a parameter leaf."""
-        return self._terms(dc_0, l, products.meet, products.meet_ends)
-
-    def reach(self, dc_0: dict, l: int) -> list[Maybe]:
-        """The same for each example and seed: [B, *lead, lines, n]."""
-        return self._terms(dc_0, l, products.reach, products.reach_ends)
-
-    def _terms(self, dc_0: dict, l: int, local: Callable, ends: Callable) -> list[Maybe]:
-        out: list[Maybe] = [None] * len(
-            jax.tree.leaves(by_layer(self.spec.network, self.params["cell"])[l])
+        unpack = lambda q, x, *one: tuple(
+            tr.unpack(net.cells[l], p, c[plan.nodes[q].layer], x, *one)
         )
-        for q, at_every_unit, S in self.of(l):
-            if q in dc_0:
-                meet = ends if at_every_unit else local
-                out = [total(x, meet(dc_0[q], leaf)) for x, leaf in zip(out, S)]
-        return out
+        n = lambda q: net.cells[plan.nodes[q].layer].n_units
+        local = zip(plan.local[l], self.carry.epsilon[l])
+        ends = zip(plan.ends[l], self.carry.alpha[l])
+        return [
+            *((q, Local(unpack(q, x, one))) for q, x in local),
+            *((q, Ends(unpack(q, x), n(q))) for q, x in ends),
+        ]
+
+    def meet(self, dc_0: dict, l: int) -> Parts:
+        """Σ_batch Σ_q ⟨∂̃c_q⁰, S_q⟩, one a parameter leaf."""
+        return self._terms(Covector, Gradient, dc_0, l)
+
+    def reach(self, dc_0: dict, l: int) -> Parts:
+        """The same for each example and seed: [B, *lead, lines, n]."""
+        return self._terms(CoState, PerExample, dc_0, l)
+
+    def _terms(self, Kind: Any, Found: Any, dc_0: dict, l: int) -> Parts:
+        leaves = jax.tree.leaves(by_layer(self.spec.network, self.params["cell"])[l])
+        met = (Kind(dc_0[q]) @ S for q, S in self.of(l) if q in dc_0)
+        return total(Found((None,) * len(leaves)), *met).leaves
 
 
 def advance(
@@ -312,10 +323,8 @@ def advance(
 
 def split(x: Maybe, n: int, local: bool) -> list[Maybe]:
     """Seeds [B, n, ...] or, of all units, [B, n · units, ...] -> one array each."""
-    if x is None:
-        return [None] * n
     if not local:
-        return jnp.split(x, n, 1)
+        return maybe.split(x, n, 1)
     at = lambda k: jax.tree.map(lambda y: y[:, k], x)
     return [at(k) for k in range(n)]
 
@@ -330,14 +339,14 @@ def of_readout(
     grads_out: list,
 ) -> tuple[Gamma, list, list]:
     """γ after the chunk, and the gradients with what reaches them through y⁰."""
-    plan, wide = chunk.plan, chunk.wide
-    dL_dy_0, dy_dy = chunk.back.dc_0[0], PerUnit(((chunk.final.dc_0[0],),))
+    plan, wide, (final,) = chunk.plan, chunk.wide, chunk.final
+    dL_dy_0, dy_dy = chunk.back.dc_0[0], PerUnit(((final.dc_0[0],),))
     y, was = carry.state.y, carry.gamma.readout
     own = tr.unpack(wide.cell, wide.params, y, was, jac.shared_positions(wide.cell, y))
     by_y = (Covector((dL_dy_0,)) @ Local(tuple(own))).leaves
     grads_out = add(grads_out, tied(wide.cell, wide.params, by_y))
     lines = wide.lines(chunk.path)
-    new = [row[0] for row in products.sources(wide.cell, wide.params, [chunk.final], lines)]
+    new = [row[0] for row in products.sources(wide.cell, wide.params, [final], lines)]
     old = (dy_dy @ Local(tuple(own))).leaves
     own = [(fitted(total(*S, x), like),) for S, x, (like,) in zip(old, new, own)]
     cell, grads = [], list(grads)

@@ -9,6 +9,7 @@ import jax
 from eprop_jax.engine import definition, objective, paths
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
+from eprop_jax.engine.maybe import there
 from eprop_jax.network import unitwise
 from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Cell, Network, PyTree, RuleSpec, by_layer
@@ -16,12 +17,12 @@ from eprop_jax.network.units import compute_dtype
 
 
 def structures(net: Network, params: PyTree) -> tuple[jac.Blocks, ...]:
-    """Each layer's blocks, of which only the Nones mean something. Of `params` the shapes count."""
+    """Of each layer's blocks: is each there, whatever the values are? Of `params` the shapes count."""
 
     def of_layer(cell, p):
         p = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute_dtype(params)), p)
         c = jax.eval_shape(lambda p: cell.initial_state(p, (1,)), p)
-        return jax.eval_shape(lambda p, c: jac.structure(cell, p, c), p, c)
+        return there(jax.eval_shape(lambda p, c: jac.structure(cell, p, c), p, c))
 
     return tuple(map(of_layer, net.cells, by_layer(net, params["cell"])))
 
@@ -51,8 +52,8 @@ def wiring(spec: RuleSpec, params: PyTree, J: tuple[jac.Blocks, ...] | None = No
     """The kinds of edge between the layers, and where they are heard. `J`: the `structures`."""
     net = spec.network
     cells = by_layer(net, params["cell"])
-    J = structures(net, params) if J is None else J
-    implicit = [any(x is not None for row in of.D for x in row) for of in J]
+    J = J or structures(net, params)
+    implicit = [any(map(any, of.D)) for of in J]
     own = tuple("i" * has_i + recurrent(*each) for has_i, *each in zip(implicit, net.cells, cells))
     hops = tuple(
         (k, l)
@@ -84,18 +85,18 @@ def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:
 
     def at_h(q):
         """Does something reach ∂̃h_q?"""
-        node, there = nodes[q], set(ends[nodes[q].layer])
-        by_loss = node.ends and there - {"state loss"}
-        over = [(node.layer, r, "w_rec") for r in (node.e, node.s)]
+        node = nodes[q]
+        by_loss = node.ends and set(ends[node.layer]) - {"state loss"}
+        over = [(node.layer, r, "w_rec") for r in node.jumps]
         over += [(above, r, "w_in") for above, r in node.f]
         return bool(by_loss) or any(
-            r is not None and at_drive(l, r, gate)
+            at_drive(l, r, gate)
             for l, r, line in over
             for gate in unitwise.as_gates(cells[l].get(line, {}))
         )
 
     def at_drive(l, q, gate):
-        return any((q, r) in alive["c"] and row[gate] is not None for r, row in enumerate(J[l].B))
+        return any((q, r) in alive["c"] and row[gate] for r, row in enumerate(J[l].B))
 
     def at_c(q, c):
         """Does something reach component c of ∂̃c_q?"""
@@ -103,8 +104,8 @@ def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:
         of = J[node.layer]
         return (
             (node.ends and "state loss" in ends[node.layer])
-            or (q in alive["h"] and of.psi[c] is not None)
-            or any((node.i, r) in alive["c"] and row[c] is not None for r, row in enumerate(of.D))
+            or (q in alive["h"] and of.psi[c])
+            or any((node.i, r) in alive["c"] and row[c] for r, row in enumerate(of.D))
         )
 
     size = -1
@@ -116,10 +117,10 @@ def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:
     def from_start(l, c):
         """Does an edge of time lead on from c^0?"""
         node, of = nodes[l], J[l]
-        by_i = any((node.i, r) in alive["c"] and row[c] is not None for r, row in enumerate(of.D))
+        by_i = any((node.i, r) in alive["c"] and row[c] for r, row in enumerate(of.D))
         gates = unitwise.as_gates(cells[l].get("w_rec", {}))
-        jumps = any(r is not None and at_drive(l, r, g) for r in (node.e, node.s) for g in gates)
-        return by_i or (of.psi[c] is not None and jumps)
+        jumps = any(at_drive(l, r, g) for r in node.jumps for g in gates)
+        return by_i or (of.psi[c] and jumps)
 
     def trained(l, path):
         if path[0].key == "initial":
@@ -127,10 +128,8 @@ def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:
         if path[0].key != "theta":
             return at_drive(l, l, tr.gate_of(path))
         name = path[1].key
-        by_c = any(
-            (l, r) in alive["c"] and row[name] is not None for r, row in enumerate(J[l].Theta)
-        )
-        return by_c or (l in alive["h"] and J[l].Xi[name] is not None)
+        by_c = any((l, r) in alive["c"] and row[name] for r, row in enumerate(J[l].Theta))
+        return by_c or (l in alive["h"] and J[l].Xi[name])
 
     return tuple(
         (l, jax.tree_util.keystr(path))

@@ -7,16 +7,14 @@ as w_in ∂̃a, one product for all K·B rows; then the layer below has its own 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import jax.numpy as jnp
+from typing import NamedTuple
 
 from eprop_jax.engine import paths
 from eprop_jax.engine.adjoint import Onward, Part, Source, Swept, still, sweep
 from eprop_jax.engine.layers import connected
-from eprop_jax.network import unitwise
+from eprop_jax.engine.maybe import filled, split, stacked, those, total
+from eprop_jax.engine.products import to_heard
 from eprop_jax.network.stacks import Run
-from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Array, Cell, Maybe, RuleSpec, by_layer
 
 Nodes = tuple[paths.CoState, ...]
@@ -27,7 +25,7 @@ class Meets(NamedTuple):
 
     sources: tuple[Source, ...] = ()
     """∂L/∂h^t"""
-    dL_dc: tuple[Array, ...] | None = None
+    dL_dc: tuple[Array, ...] = ()
 
 
 class Family(NamedTuple):
@@ -53,8 +51,8 @@ class Found(NamedTuple):
 
 def timed(nodes: Nodes) -> set[int]:
     """The co-states that have, or are the target of, an edge in time: those that need a scan."""
-    own = {q for q, x in enumerate(nodes) if {x.i, x.e, x.s} != {None}}
-    return own | {r for q in own for r in (nodes[q].i, nodes[q].e, nodes[q].s) if r is not None}
+    own = {q for q, x in enumerate(nodes) if x.onward}
+    return own | {r for q in own for r in nodes[q].onward.values()}
 
 
 def descend(
@@ -70,11 +68,11 @@ def descend(
             mine = [q for q in sorted(family.nodes) if nodes[q].layer == l]
             swept = [q for q in mine if q in in_scan]
             part = part_of(spec, cells, nodes, family, l, swept, sources, hops)
-            if any(part.enters) or part.dL_dc is not None or part.dc_K is not None:
+            if part.reached:
                 scanned.append((of, swept, part))
             for q in (q for q in mine if q not in in_scan and q in wanted(nodes, family)):
                 one = part_of(spec, cells, nodes, family, l, [q], sources, hops)
-                if any(one.enters) or one.dL_dc is not None:
+                if one.reached:
                     fill(of, [q], one, l, still(*layer, one))
         if scanned:
             for (of, swept, part), result in zip(scanned, sweep(*layer, [x[2] for x in scanned])):
@@ -89,7 +87,7 @@ def fill(found: Found, swept: list[int], part: Part, l: int, result: Swept) -> N
         found.dtheta[l] = result.dtheta[place]
         found.dinitial[l] = result.dinitial.get(place, {})
     for place, q in enumerate(swept if result.dc_0 else ()):
-        found.dc_0[q] = tuple(None if x is None else x[place] for x in result.dc_0)
+        found.dc_0[q] = result.at(place).dc_0
 
 
 def wanted(nodes: Nodes, family: Family) -> set[int]:
@@ -105,16 +103,15 @@ def hopped(
     """What reaches ∂̃h of layer l from the layers above, after what meets the layer itself; and the
     place of each, by the co-state that it comes from."""
     net, cells = spec.network, by_layer(spec.network, params["cell"])
-    sources, places = list(family.at[l].sources), {}
-    mine = [q for q in family.nodes if nodes[q].layer == l]
-    for above, r in sorted({hop for q in mine for hop in nodes[q].f}):
-        if r in found.da:
-            names = net.inputs[above]
-            dh = by_inputs(net.cells[above], names, cells[above], path, found.da[r])[names.index(l)]
-            if dh is not None:
-                places[r] = len(sources)
-                sources.append(Source(dh))
-    return sources, places
+    own, mine = family.at[l].sources, [q for q in family.nodes if nodes[q].layer == l]
+    hops = sorted({hop for q in mine for hop in nodes[q].f if hop[1] in found.da})
+
+    def dh(above, r):
+        names = net.inputs[above]
+        return by_inputs(net.cells[above], names, cells[above], path, found.da[r])[names.index(l)]
+
+    reached = those({r: dh(above, r) for above, r in hops})
+    return [*own, *map(Source, reached.values())], {r: len(own) + k for k, r in enumerate(reached)}
 
 
 def part_of(
@@ -147,7 +144,7 @@ def part_of(
         tuple(map(moves, which)),
         tuple(sources),
         tuple(map(enters, which)),
-        dL_dc=family.at[l].dL_dc if any(ends) else None,
+        dL_dc=family.at[l].dL_dc if any(ends) else (),
         ends=ends,
         dc_K=at_end(which, family.dc_K),
         keep=tuple(place[q] for q in which if q in asked),
@@ -155,40 +152,27 @@ def part_of(
     )
 
 
-def at_end(which: list[int], dc_K: dict[int, tuple[Maybe, ...]]) -> tuple[Maybe, ...] | None:
+def at_end(which: list[int], dc_K: dict[int, tuple[Maybe, ...]]) -> tuple[Maybe, ...]:
     """What arrives at c^K, by component: [S, *lead, B, n]."""
-    there = [dc_K[q] for q in which if q in dc_K]
-    if not there:
-        return None
-
-    def component(z):
-        like = next((x[z] for x in there if x[z] is not None), None)
-        if like is None:
-            return None
-        zero = jnp.zeros_like(like)
-        found = (dc_K[q][z] if q in dc_K else None for q in which)
-        return jnp.stack([zero if x is None else x for x in found])
-
-    return tuple(component(z) for z in range(len(there[0])))
+    sizes = {len(dc_K[q]) for q in which if q in dc_K}
+    component = lambda z: stacked([dc_K[q][z] if q in dc_K else None for q in which])
+    return tuple(map(component, range(max(sizes, default=0))))
 
 
 def by_inputs(cell: Cell, names: tuple, p: dict, path: Run, da: dict[str, Maybe]) -> list[Maybe]:
-    """Σ_gates w_in ∂̃a by what the layer hears, [K, *lead, B, m] each; None where no gate hears it."""
-    w_in = unitwise.as_gates(p.get("w_in", {}))
-    heard = {g: da[g] for g in w_in if da.get(g) is not None}
-    if not heard:
-        return [None] * len(names)
-    s = cell.synapses["w_in"]
-    dpre = use.unlagged(s, use.back(s, w_in)(heard), path.resets)
+    """Σ_gates w_in ∂̃a by what the layer hears, [K, *lead, B, m] each."""
     sizes = path.sizes(names)
-    return jnp.split(dpre, [sum(sizes[: k + 1]) for k in range(len(sizes) - 1)], -1)
+    dpre = to_heard(cell, p, da, path.resets)
+    return split(dpre, [sum(sizes[: k + 1]) for k in range(len(sizes) - 1)], -1)
 
 
 def to_inputs(spec: RuleSpec, params: dict, path: Run, found: Found) -> Array:
     """∂L/∂x^t = Σ_l Σ_gates w_in ∂̃a_l over the layers that hear "x": [K, B, n_in]."""
-    net, dL_dxs = spec.network, jnp.zeros_like(path.xs)
-    for l, (p, names) in enumerate(zip(by_layer(net, params["cell"]), net.inputs)):
-        if "x" in names and l in found.da:
-            x: Any = by_inputs(net.cells[l], names, p, path, found.da[l])[names.index("x")]
-            dL_dxs = dL_dxs if x is None else dL_dxs + x
-    return dL_dxs
+    net = spec.network
+    layers = enumerate(zip(by_layer(net, params["cell"]), net.inputs))
+    by_layers = (
+        by_inputs(net.cells[l], names, p, path, found.da[l])[names.index("x")]
+        for l, (p, names) in layers
+        if "x" in names and l in found.da
+    )
+    return filled(total(*by_layers), path.xs)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from eprop_jax.engine import objective, products, seeds, signals
 from eprop_jax.engine.adjoint import Part, Reached, Source
 from eprop_jax.engine.layers.descend import Meets
+from eprop_jax.engine.maybe import each, some, total
 from eprop_jax.network import unitwise
 from eprop_jax.network.stacks import Run
 from eprop_jax.network.synapses import use
@@ -66,19 +67,13 @@ def at_layers(
     activity, per_step, at = jnp.zeros(B, da_out.dtype), jnp.zeros((K, B), da_out.dtype), []
     for l in range(len(net.cells)):
         more, dL_dh = objective.activity_losses(of_activity[l], spec.units, path.ran[l].h, data)
-        activity, dL_dc, sources = activity + more, None, []
-        if B_l[l] is not None:
-            sources.append(Source(da_out, lambda da, w=B_l[l]: da @ w.T))
-        if dL_dh is not None and dL_dh.shape[0] == 1 < K:
-            # The same at each step, it need not be stored for each.
-            sources.append(Source((), lambda _, dh=dL_dh[0] / B: dh))
-        elif dL_dh is not None:
-            sources.append(Source(dL_dh / B))
-        if of_state[l] is not None:
-            of_steps, dL_dc = objective.state_losses(of_state[l], spec.units, path.ran[l].path.c)
-            per_step = per_step + objective.only(data.mask, of_steps)
-            dL_dc = tuple(objective.only(data.mask, x) / B for x in dL_dc)
-        at.append(Meets(tuple(sources), dL_dc))
+        activity = activity + more
+        by_y = each(lambda w: Source(da_out, lambda da: da @ w.T), B_l[l])
+        by_activity = each(lambda x: seeds.of_activity(x / B), dL_dh)
+        of_steps, dL_dc = objective.state_losses(of_state[l], spec.units, path.ran[l].path)
+        per_step = total(per_step, each(lambda x: objective.only(data.mask, x), of_steps))
+        dL_dc = tuple(objective.only(data.mask, x) / B for x in dL_dc)
+        at.append(Meets(tuple(some((by_y, by_activity))), dL_dc))
     return activity, per_step, tuple(at)
 
 

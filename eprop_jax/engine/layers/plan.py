@@ -19,6 +19,7 @@ from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.layers import connected, meets
 from eprop_jax.engine.layers.descend import Nodes
+from eprop_jax.engine.maybe import there
 from eprop_jax.engine.paths.automaton import explore, leading_to
 from eprop_jax.network import unitwise
 from eprop_jax.network.types import Gamma, PyTree, RuleSpec, State, by_layer
@@ -50,7 +51,7 @@ def plan(spec: RuleSpec, params: PyTree) -> Plan:
     # All edges out of a co-state by name, and those of i and s.
     every = {q: _moves(x, ("i", "e", "s"), True) for q, x in enumerate(nodes)}
     inside = {q: _moves(x, ("i", "s"), False) for q, x in enumerate(nodes)}
-    in_time = {q for q, x in enumerate(nodes) if {x.i, x.e, x.s} != {None}}
+    in_time = {q for q, x in enumerate(nodes) if x.onward}
     reach = [set(explore([l], every.__getitem__)) for l in layers]
     within = []
     for l in layers:
@@ -61,13 +62,13 @@ def plan(spec: RuleSpec, params: PyTree) -> Plan:
     heard = [bool(outside & set(x)) for x in connected.heard(spec)]
     ending = {q for q, x in enumerate(nodes) if x.ends and heard[x.layer]}
     readout = unitwise.as_cell(net.readout)
-    J = jax.eval_shape(lambda p: _structure(readout, p, params), params["readout"])
+    J = there(jax.eval_shape(lambda p: _structure(readout, p, params), params["readout"]))
     return Plan(
         nodes,
         tuple(within),
         tuple(tuple(sorted(in_time & within[l])) for l in layers),
         tuple(tuple(sorted(in_time & reach[l] - within[l])) for l in layers),
-        J.D[0][0] is not None,
+        J.D[0][0],
         tuple(bool(ending & reach[l]) for l in layers),
         tuple(net.readout.shared and ending & reach[l] <= within[l] for l in layers),
     )
@@ -79,7 +80,7 @@ def _structure(cell: Any, p: PyTree, params: PyTree) -> jac.Blocks:
 
 
 def _moves(node: Any, letters: tuple[str, ...], hops: bool) -> dict:
-    own = {x: getattr(node, x) for x in letters if getattr(node, x) is not None}
+    own = {x: r for x, r in node.onward.items() if x in letters}
     return own | ({("f", above): r for above, r in node.f} if hops else {})
 
 
@@ -97,7 +98,7 @@ def reached_from(p: Plan, starts: list[int]) -> frozenset[int]:
 def narrow(p: Plan, spec: RuleSpec, c: PyTree, l: int) -> set[int]:
     """Components whose ε is the same for all postsynaptic units: those that the cell calls shared,
     where i alone leads on (w_jj differs by unit)."""
-    alone = p.within[l] == {l} and p.nodes[l].s is None
+    alone = p.within[l] == {l} and "s" not in p.nodes[l].onward
     return jac.shared_positions(spec.network.cells[l], c) if alone else set()
 
 

@@ -102,15 +102,20 @@ def accepts(automaton: Automaton, word: str) -> bool:
     """
     q = 0
     for x in word:
-        q = out_of(automaton, q).get(x)
-        if q is None:
+        moves = out_of(automaton, q)
+        if x not in moves:
             return False
+        q = moves[x]
     return automaton.accepting[q]
 
 
 def out_of(automaton: Automaton, q: int) -> dict[str, int]:
     """{letter: state} for the moves that there are."""
-    return {x: r for x, r in automaton.moves[q]._asdict().items() if r is not None}
+    return taken(automaton.moves[q]._asdict())
+
+
+def taken(moves: dict[str, int | None]) -> dict[str, int]:
+    return {x: r for x, r in moves.items() if r is not None}
 
 
 def _automaton(start: Any, edges: dict, accepting: Callable[..., bool]) -> Automaton:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eprop_jax.engine.paths.automaton import Automaton, explore, leading_to, out_of, reduced
+from eprop_jax.engine.paths.automaton import Automaton, explore, leading_to, out_of, reduced, taken
 
 TIME = "ies"
 
@@ -33,6 +33,16 @@ class CoState(NamedTuple):
     s: int | None
     f: tuple[tuple[int, int], ...]
     """(layer above, co-state of that layer)"""
+
+    @property
+    def onward(self) -> dict[str, int]:
+        """{letter: co-state} for the moves in time that there are."""
+        return taken({x: getattr(self, x) for x in TIME})
+
+    @property
+    def jumps(self) -> list[int]:
+        """Those of them that lead over synapses."""
+        return [r for x, r in self.onward.items() if x != "i"]
 
 
 class Dropped(NamedTuple):
