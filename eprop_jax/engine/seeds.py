@@ -42,7 +42,10 @@ def loss_part(spec: RuleSpec, params: dict, chunk: objective.Chunk, back: Reache
 
 def of_activity(dL_dh: Array) -> Source:
     """Its ∂L/∂h^t, [K, B, n]. The same at each step, [1, B, n], it need not be stored for each."""
-    return Source((), lambda _: dL_dh[0]) if dL_dh.shape[0] == 1 else Source(dL_dh)
+    if len(dL_dh) > 1:
+        return Source(dL_dh)
+    always = dL_dh[0]
+    return Source((), lambda _: always)
 
 
 def joint(*sources: Source) -> Source:
