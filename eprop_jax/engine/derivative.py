@@ -59,11 +59,11 @@ def by_rule(program: Program) -> Callable[..., Told]:
         return out, None if dL_dxs is None else dL_dxs()
 
     def call(*given):
-        run, made_with = _pure(without_inputs, given)
-        later = lambda: _differentiable(*_bound(*_pure(with_inputs, given)), True)
+        run, made_with = pure(without_inputs, given)
+        later = lambda: _differentiable(*_bound(*pure(with_inputs, given)), True)
         if any(isinstance(x, core.Tracer) for x in made_with):
             # Such a value lives no longer than this call: what may need it later is traced now.
-            run, made_with = _pure(with_inputs, given)
+            run, made_with = pure(with_inputs, given)
             later = lambda: _differentiable(run, None, True)
         return _differentiable(run, later, False)(made_with, *given)[0]
 
@@ -109,7 +109,7 @@ def _differentiable(run: Callable, with_inputs: Callable | None, gives_inputs: b
     return told
 
 
-def _pure(function: Callable, given: tuple) -> tuple[Callable, list]:
+def pure(function: Callable, given: tuple) -> tuple[Callable, list]:
     """The function of (what it closes over, *given), and what it closes over: a `custom_jvp` must not
     close over values that are traced outside of it."""
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*given)

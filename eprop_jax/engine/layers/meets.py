@@ -68,7 +68,7 @@ def at_layers(
         more, dL_dh = objective.activity_losses(of_activity[l], spec.units, path.ran[l].h, data)
         activity, dL_dc, sources = activity + more, None, []
         if B_l[l] is not None:
-            sources.append(Source(da_out, lambda da, w=B_l[l]: da @ w.T))
+            sources.append(from_readout(da_out, B_l[l]))
         if dL_dh is not None and dL_dh.shape[0] == 1 < K:
             # The same at each step, it need not be stored for each.
             sources.append(Source((), lambda _, dh=dL_dh[0] / B: dh))
@@ -80,6 +80,11 @@ def at_layers(
             dL_dc = tuple(objective.only(data.mask, x) / B for x in dL_dc)
         at.append(Meets(tuple(sources), dL_dc))
     return activity, per_step, tuple(at)
+
+
+def from_readout(da_out: Array, B: Array) -> Source:
+    """The learning signal (Eq. 40): B ∂̃a_out^t."""
+    return Source(da_out, lambda da: da @ B.T)
 
 
 def at_readout(spec: RuleSpec, wide: Wide, path: Run, parts: list[Part]) -> list[Reached]:

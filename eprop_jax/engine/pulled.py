@@ -1,0 +1,98 @@
+"""A function of whole sequences whose VJP is a rule's.
+
+    f(params, xs) = shown(path),  path = follow(params, xs);    VJP: cts -> pull(params, xs, path, cts)
+
+Without this, `jax.grad` would differentiate `follow`, which is BPTT whatever the rule. `pull` stays a
+function of params and xs, so that the derivative of a gradient is that of the rule's own gradient
+field; the results keep the rule's VJP also there (`told`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import core
+from jax.custom_derivatives import SymbolicZero
+
+from eprop_jax.engine.derivative import pure
+from eprop_jax.network.types import PyTree
+
+MADE_WITH = (
+    "a value that the layer was made with (a time constant, a threshold): got one by which a function of "
+    "its results is being differentiated, wanted a constant: ej.layer has gradients to params and xs"
+)
+
+
+def by_pull(follow: Callable, shown: Callable, pull: Callable, ready: Callable) -> Callable:
+    """(params, xs, steps) -> shown(xs, steps, path).
+
+    `follow(params, xs, steps) -> path`; `pull(params, xs, steps, path, cts) -> (dparams, dxs)`, where of
+    `cts` those are None that nothing reaches. `ready(params) -> (cts -> None)` refuses such `cts` as a
+    rule has no gradient for; what it needs of the network it finds out at once.
+
+    Raises:
+      TypeError: when differentiated by a value that the layer was made with.
+    """
+
+    def call(params, xs, steps):
+        given = params, xs, steps
+        run, of_run = pure(follow, given)
+        refuse = ready(params)
+        if not any(isinstance(x, core.Tracer) for x in of_run):
+            plain = lambda made_with, *given: follow(*given)
+            back = lambda made_with, *given: pull(*given)
+            return _pulled(plain, shown, back, refuse)((), *given)
+        # Such a value lives no longer than this call: what may need it later is traced now.
+        path = jax.eval_shape(follow, *given)
+        like = jax.eval_shape(shown, xs, steps, path)
+        back, of_back = pure(pull, (*given, path, like))
+
+        def full(made_with, *given):
+            *given, cts = given
+            fill = lambda ct, x: jnp.zeros(x.shape, x.dtype) if ct is None else ct
+            cts = jax.tree.map(fill, cts, like, is_leaf=lambda x: x is None)
+            return back(made_with[1], *given, cts)
+
+        of = lambda made_with, *given: run(made_with[0], *given)
+        return _pulled(of, shown, full, refuse)((of_run, of_back), *given)
+
+    return call
+
+
+def _pulled(follow: Callable, shown: Callable, pull: Callable, refuse: Callable) -> Callable:
+    """(made_with, params, xs, steps) -> results."""
+    told = jax.custom_vjp(lambda made_with, params, xs, steps, path: shown(xs, steps, path))
+    whole = jax.custom_vjp(
+        lambda made_with, *given: shown(*given[1:], follow(made_with, *given)),
+    )
+
+    def back(held, cts) -> tuple:
+        _, params, xs, steps, path = held
+        cts = jax.tree.map(lambda ct: None if isinstance(ct, SymbolicZero) else ct, cts)
+        refuse(cts)
+        dparams, dxs = pull(*held, cts)
+        moves = jnp.issubdtype(xs.dtype, jnp.inexact)
+        return None, dparams, dxs.astype(xs.dtype) if moves else None, None
+
+    def told_forward(*given):
+        held = values(given)
+        return told(*held), held
+
+    def whole_forward(*given):
+        held = values(given)
+        path = follow(*held)
+        return told(*held, path), (*held, path)
+
+    told.defvjp(told_forward, lambda held, cts: (*back(held, cts), None), symbolic_zeros=True)
+    whole.defvjp(whole_forward, back, symbolic_zeros=True)
+    return whole
+
+
+def values(given: tuple) -> Any:
+    """What came, without what is told of its derivative."""
+    if any(x.perturbed for x in jax.tree.leaves(given[0])):
+        raise TypeError(MADE_WITH)
+    return jax.tree.map(lambda x: x.value, given)
