@@ -86,7 +86,12 @@ def _pulled(follow: Callable, shown: Callable, pull: Callable, refuse: Callable)
         path = follow(*held)
         return told(*held, path), (*held, path)
 
-    told.defvjp(told_forward, lambda held, cts: (*back(held, cts), None), symbolic_zeros=True)
+    def told_back(held, cts):
+        # Arrays, as JAX (0.10) takes no symbolic zeros back through a scan of the path's form.
+        zero = lambda x: jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else None
+        return *back(held, cts), jax.tree.map(zero, held[-1])
+
+    told.defvjp(told_forward, told_back, symbolic_zeros=True)
     whole.defvjp(whole_forward, back, symbolic_zeros=True)
     return whole
 
