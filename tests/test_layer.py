@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from cases import problem
 from pace import quick
-from reference import assert_same, squared_error, unroll
+from reference import assert_same, distance, norm, squared_error, unroll
 from test_layers import LOSS, STACKS, drawn, net_of
 
 import eprop_jax as ej
 
 stop = jax.lax.stop_gradient
 EXACT = "(i|e|f)*"
-P = problem("alif", "leaky", n=4, T=9, batch=(2,))
-GRU = problem("gru", "linear", n=4, T=9, batch=(2,))
-TRAINED = problem("alif, all trained", "leaky, tau trained", n=4, T=9, batch=(2,))
-CUSTOM = problem("lstm", "custom", n=4, T=9, batch=(2,))
+P = problem("alif", "leaky", n=4, T=6, batch=(2,))
+GRU = problem("gru", "linear", n=4, T=6, batch=(2,))
+TRAINED = problem("alif, all trained", "leaky, tau trained", n=4, T=6, batch=(2,))
+CUSTOM = problem("lstm", "custom", n=4, T=6, batch=(2,))
 PROBLEMS = {"alif": P, "gru": GRU, "all trained": TRAINED, "custom": CUSTOM}
 
 
@@ -31,18 +31,22 @@ def of_sequence(y, h):
 
 
 def by_hand(p, params, xs, explicit=True):
-    """The network of one layer as a loop: outputs and activity; its explicit recurrence may be stopped."""
+    """The network of one layer as a loop, whose explicit recurrence may be stopped."""
     n, cell = p.net.cell.n_units, p.cell.reference(p.net.cell.n_units)
+
+    @jax.jit  # compiled once, not once a step
+    def step(params, c, y, x):
+        w = params["readout"]
+        h = cell.output(params["cell"], c)
+        c = cell.step(params["cell"], c, h if explicit else stop(h), x)
+        h = cell.output(params["cell"], c)
+        a = h @ w["w_out"]
+        return c, p.readout.reference(w, y, a + w["bias"] if "bias" in w else a), h
 
     def of_example(xs):
         c, y, ys, hs = cell.start(n), jnp.full(2, p.readout.y_0), [], []
         for x in xs:
-            h = cell.output(params["cell"], c)
-            c = cell.step(params["cell"], c, h if explicit else stop(h), x)
-            h = cell.output(params["cell"], c)
-            w = params["readout"]
-            a = h @ w["w_out"]
-            y = p.readout.reference(w, y, a + w["bias"] if "bias" in w else a)
+            c, y, h = step(params, c, y, x)
             ys, hs = [*ys, y], [*hs, h]
         return jnp.stack(ys), jnp.stack(hs)
 
@@ -59,7 +63,9 @@ def per_step(p):
 
 
 def differ(a, b):
-    return max(jnp.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))) > 1e-3
+    """In some leaf by a hundredth."""
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    return any(norm(y) > 0 and distance(x, y) > 1e-2 for x, y in leaves)
 
 
 # -- held to the rules, and to autodiff --------------------------------------------------------------
@@ -90,10 +96,12 @@ def test_a_loss_of_steps_has_the_gradient_of_the_rule(case):
     of_rule = lambda params, xs: ej.value_and_grad(rule)(params, xs, p.ys)[0]
     wanted = jax.jit(jax.grad(of_rule, (0, 1)))(params, p.xs)
     loss = lambda y, h: per_step(p)(y, h) + jnp.mean(jax.vmap(rate)(h.mean(0)))
-    assert_same(both(ej.layer(p.net, language, feedback=feedback), loss, params, p.xs), wanted, 1e-12)
+    assert_same(
+        both(ej.layer(p.net, language, feedback=feedback), loss, params, p.xs), wanted, 1e-12
+    )
 
 
-@pytest.mark.parametrize("name", quick(PROBLEMS, "alif", "custom"))
+@pytest.mark.parametrize("name", quick(PROBLEMS, "alif"))
 @pytest.mark.parametrize("language", ["i*", EXACT])
 def test_a_loss_of_the_sequence_has_autodiffs_gradient(name, language):
     """Of the loop by hand, whose explicit recurrence is stopped under e-prop."""
@@ -134,10 +142,10 @@ def test_an_encoder_before_and_a_head_behind():
     """A convolution over time below, a product above: trained by what the layer hands on."""
     rng = np.random.default_rng(1)
     kernel, head = jnp.asarray(rng.normal(size=(3, 5, 2))), jnp.asarray(rng.normal(size=(2, 3)))
-    pixels = jnp.asarray(rng.normal(size=(9, 2, 5)))
+    pixels = jnp.asarray(rng.normal(size=(6, 2, 5)))
 
     def loss(layer, kernel, head, params):
-        lagged = [jnp.pad(pixels, ((k, 0), (0, 0), (0, 0)))[:9] for k in range(3)]
+        lagged = [jnp.pad(pixels, ((k, 0), (0, 0), (0, 0)))[:6] for k in range(3)]
         xs = jnp.tanh(sum(x @ w for x, w in zip(lagged, kernel)))
         y, h = layer(params, xs)
         return jnp.sum(jax.nn.log_softmax((y @ head).max(0))[:, 0]) + 0.01 * jnp.sum(h)
@@ -153,7 +161,7 @@ def test_an_encoder_before_and_a_head_behind():
 
 # -- mask and resets ---------------------------------------------------------------------------------
 
-MASK = jnp.asarray([[1] * 9, [1] * 6 + [0] * 3], bool).T
+MASK = jnp.asarray([[1] * 6, [1] * 4 + [0] * 2], bool).T
 
 
 @pytest.mark.parametrize("language", ["i*", EXACT])
@@ -167,23 +175,24 @@ def test_masked_steps_are_zero_and_send_nothing_back(language):
 
     def apart(params, xs):
         """Each example by itself, as long as it is."""
-        pad = lambda x: jnp.pad(x, ((0, 9 - len(x)), (0, 0), (0, 0)))
-        parts = [f(params, xs[:T, b : b + 1]) for b, T in enumerate((9, 6))]
+        pad = lambda x: jnp.pad(x, ((0, 6 - len(x)), (0, 0), (0, 0)))
+        parts = [f(params, xs[:T, b : b + 1]) for b, T in enumerate((6, 4))]
         return jax.tree.map(lambda *x: jnp.concatenate([*map(pad, x)], 1), *parts)
 
     assert_same(got, both(apart, of_sequence, P.params, P.xs), 1e-10)
-    assert not jnp.any(got[1][6:, 1]) and jnp.any(got[1][:6, 1])
+    assert not jnp.any(got[1][4:, 1]) and jnp.any(got[1][:4, 1])
     assert differ(got, both(f, of_sequence, P.params, P.xs))
 
 
-@pytest.mark.parametrize("p", [P, TRAINED], ids=["alif", "all trained"])
+@pytest.mark.parametrize("name", quick(["alif", "all trained"], "alif"))
 @pytest.mark.parametrize("language", quick(["i*", ej.paths.order(2), EXACT], EXACT, "i*"))
-def test_no_path_leads_across_a_reset(p, language):
-    f, resets = ej.layer(p.net, language), jnp.zeros((9, 2), bool).at[5, 0].set(True)
+def test_no_path_leads_across_a_reset(name, language):
+    p = PROBLEMS[name]
+    f, resets = ej.layer(p.net, language), jnp.zeros((6, 2), bool).at[3, 0].set(True)
     afresh = lambda params, xs: f(params, xs, resets=resets)
 
     def apart(params, xs):
-        whole, parts = f(params, xs[:, 1:]), [f(params, x) for x in (xs[:5, :1], xs[5:, :1])]
+        whole, parts = f(params, xs[:, 1:]), [f(params, x) for x in (xs[:3, :1], xs[3:, :1])]
         packed = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         return jax.tree.map(lambda *x: jnp.concatenate(x, 1), packed, whole)
 
@@ -243,8 +252,8 @@ def test_an_activity_that_is_used_connects_its_layer():
 
 def test_two_layers_in_a_row():
     """E-prop in each, and whatever their libraries: credit climbs down, as under (i|f)* in a stack."""
-    lower, upper = P.net, problem("gru", "leaky", n=4, T=9).net
-    params = {"lower": P.params, "upper": problem("gru", "leaky", n=4, T=9).params}
+    lower, upper = P.net, problem("gru", "leaky", n=4, T=6).net
+    params = {"lower": P.params, "upper": problem("gru", "leaky", n=4, T=6).params}
 
     def in_a_row(language):
         f, g = ej.layer(lower, language), ej.layer(upper, language)
@@ -252,7 +261,7 @@ def test_two_layers_in_a_row():
 
     def by_loops(explicit):
         first = functools.partial(by_hand, P, explicit=explicit)
-        second = functools.partial(by_hand, problem("gru", "leaky", n=4, T=9), explicit=explicit)
+        second = functools.partial(by_hand, problem("gru", "leaky", n=4, T=6), explicit=explicit)
         return lambda params, xs: second(params["upper"], first(params["lower"], xs)[0])
 
     for language, explicit in (("i*", False), (EXACT, True)):
@@ -289,32 +298,25 @@ def test_a_jacobian_is_a_gradient_a_row():
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_a_batch_of_any_axes(batch):
-    f, p = ej.layer(P.net), problem("alif", "leaky", n=4, T=9, batch=batch)
+    f, p = ej.layer(P.net), problem("alif", "leaky", n=4, T=6, batch=batch)
     squares = lambda y, h: jnp.sum(jnp.sin(y.sum(0))) + jnp.sum(jnp.cos(h.sum(0)))
     got = both(f, squares, p.params, p.xs)
-    flat = p.xs.reshape(9, -1, 2)
+    flat = p.xs.reshape(6, -1, 2)
     wanted = both(f, squares, p.params, flat)
     assert_same(got, (wanted[0], wanted[1].reshape(p.xs.shape)), 1e-12)
     y, h = f(p.params, p.xs)
-    assert y.shape == (9, *batch, 2) and h.shape == (9, *batch, 4)
-    mask = jnp.zeros((9, *batch), bool).at[2:].set(True)
+    assert y.shape == (6, *batch, 2) and h.shape == (6, *batch, 4)
+    mask = jnp.zeros((6, *batch), bool).at[2:].set(True)
     assert not jnp.any(f(p.params, p.xs, mask)[1][:2])
 
 
-def test_the_second_derivative_is_that_of_the_rules_own_gradient():
+def test_a_value_beside_a_gradient_keeps_its_rule_and_the_gradient_has_no_derivative():
     f = ej.layer(GRU.net)
     loss = lambda params: of_sequence(*f(params, GRU.xs))
-    gradient = jax.jit(jax.grad(loss))
-    v = jax.tree.map(jnp.cos, GRU.params)
-    along = lambda tree: sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (tree, v))))
-    at = lambda t: along(gradient(jax.tree.map(lambda p, d: p + t * d, GRU.params, v)))
-    found = jax.jit(jax.grad(lambda params: along(jax.grad(loss)(params))))(GRU.params)
-    h = 1e-4
-    coarse, fine = ((at(t) - at(-t)) / (2 * t) for t in (h, h / 2))
-    np.testing.assert_allclose(along(found), (4 * fine - coarse) / 3, rtol=1e-7)
-    # And the value beside a gradient keeps its rule.
     beside = jax.jit(jax.grad(lambda params: jax.value_and_grad(loss)(params)[0]))(GRU.params)
-    assert_same(beside, gradient(GRU.params), 1e-12)
+    assert_same(beside, jax.jit(jax.grad(loss))(GRU.params), 1e-12)
+    with pytest.raises(TypeError, match="a gradient of ej[.]layer: got a function of it"):
+        jax.grad(lambda params: jnp.sum(jax.grad(loss)(params)["cell"]["w_rec"]["r"]))(GRU.params)
 
 
 def test_time_constants_may_be_traced():
@@ -350,7 +352,7 @@ def test_dtypes(dtype, close):
 
 
 def test_inputs_of_integers_have_no_derivative():
-    f, spikes = ej.layer(P.net), jnp.asarray(np.arange(36).reshape(9, 2, 2) % 3 == 0, "int32")
+    f, spikes = ej.layer(P.net), jnp.asarray(np.arange(24).reshape(6, 2, 2) % 3 == 0, "int32")
     got, to_xs = jax.grad(lambda p, xs: of_sequence(*f(p, xs)), (0, 1), allow_int=True)(
         P.params, spikes
     )
@@ -362,7 +364,7 @@ def test_inputs_of_integers_have_no_derivative():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(TypeError, match="net: got dict, wanted an ej.Network"):
+    with pytest.raises(TypeError, match="net: got dict, wanted an ej[.]Network"):
         ej.layer(P.params)
     with pytest.raises(ValueError, match="feedback: got 'fixed'"):
         ej.layer(P.net, feedback="fixed")
@@ -371,13 +373,13 @@ def test_what_does_not_fit_is_refused():
     f = ej.layer(P.net)
     with pytest.raises(ValueError, match=r"params\['feedback'\]: missing.*ej.layer reads"):
         ej.layer(P.net, feedback="random")(P.params, P.xs)
-    with pytest.raises(ValueError, match=r"xs: got shape \[9, 2, 3\], wanted \[T, \*batch, 2\]"):
-        f(P.params, jnp.ones((9, 2, 3)))
+    with pytest.raises(ValueError, match=r"xs: got shape \[6, 2, 3\], wanted \[T, \*batch, 2\]"):
+        f(P.params, jnp.ones((6, 2, 3)))
     with pytest.raises(ValueError, match=r"params\['cell'\]\['w_in'\]: got shape"):
         f({**P.params, "cell": {**P.params["cell"], "w_in": jnp.ones((3, 4))}}, P.xs)
     with pytest.raises(TypeError, match=r"mask: got dtype float64, wanted bool"):
         f(P.params, P.xs, MASK.astype(float))
-    with pytest.raises(ValueError, match=r"resets: got shape \[8, 2\]"):
+    with pytest.raises(ValueError, match=r"resets: got shape \[5, 2\]"):
         f(P.params, P.xs, resets=MASK[1:])
 
 

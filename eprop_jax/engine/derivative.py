@@ -183,24 +183,27 @@ IN_CARRY = (
 )
 
 refused_p = Primitive("derivative_that_no_rule_has")
-refused_p.def_impl(lambda x: jnp.full_like(x, jnp.nan))
-refused_p.def_abstract_eval(lambda x: x)
+refused_p.def_impl(lambda x, why: jnp.full_like(x, jnp.nan))
+refused_p.def_abstract_eval(lambda x, why: x)
 
 
-def _refuse(ct, x):
-    raise TypeError(OUT)
+def _refuse(ct, x, *, why):
+    raise TypeError(why)
 
 
 ad.deflinear2(refused_p, _refuse)
 mlir.register_lowering(
-    refused_p, mlir.lower_fun(lambda x: jnp.full_like(x, jnp.nan), multiple_results=False)
+    refused_p, mlir.lower_fun(lambda x, why: jnp.full_like(x, jnp.nan), multiple_results=False)
 )
-batching.primitive_batchers[refused_p] = lambda args, dims: (refused_p.bind(*args), dims[0])
+batching.primitive_batchers[refused_p] = lambda args, dims, why: (
+    refused_p.bind(*args, why=why),
+    dims[0],
+)
 
 
-def refused(dot: Any) -> Any:
+def refused(dot: Any, why: str = OUT) -> Any:
     """A tangent that nobody may use: NaN forward; in reverse, an error where it is asked for."""
-    return refused_p.bind(dot) if dot.dtype != jax.dtypes.float0 else dot
+    return refused_p.bind(dot, why=why) if dot.dtype != jax.dtypes.float0 else dot
 
 
 # -- a rule's step and whole, compiled ------------------------------------------------------------

@@ -2,9 +2,9 @@
 
     f(params, xs) = shown(path),  path = follow(params, xs);    VJP: cts -> pull(params, xs, path, cts)
 
-Without this, `jax.grad` would differentiate `follow`, which is BPTT whatever the rule. `pull` stays a
-function of params and xs, so that the derivative of a gradient is that of the rule's own gradient
-field; the results keep the rule's VJP also there (`told`).
+Without this, `jax.grad` would differentiate `follow`, which is BPTT whatever the rule. Where a gradient
+is taken inside of a function that is differentiated, the values keep the rule's VJP (`told`), and a
+derivative of the gradient is refused (`alone`).
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ import jax.numpy as jnp
 from jax import core
 from jax.custom_derivatives import SymbolicZero
 
-from eprop_jax.engine.derivative import pure
-from eprop_jax.network.types import PyTree
+from eprop_jax.engine.derivative import pure, refused
 
 MADE_WITH = (
-    "a value that the layer was made with (a time constant, a threshold): got one by which a function of "
-    "its results is being differentiated, wanted a constant: ej.layer has gradients to params and xs"
+    "a value that the layer was made with (a time constant, a threshold): got one by which its results "
+    "are being differentiated, wanted a constant: ej.layer has gradients to params and xs"
+)
+
+SECOND = (
+    "a gradient of ej.layer: got a function of it that is being differentiated, wanted one of the "
+    "layer's results alone: it has first derivatives (of a loss of steps, ej.value_and_grad has others)"
 )
 
 
 def by_pull(follow: Callable, shown: Callable, pull: Callable, ready: Callable) -> Callable:
     """(params, xs, steps) -> shown(xs, steps, path).
 
-    `follow(params, xs, steps) -> path`; `pull(params, xs, steps, path, cts) -> (dparams, dxs)`, where of
-    `cts` those are None that nothing reaches. `ready(params) -> (cts -> None)` refuses such `cts` as a
-    rule has no gradient for; what it needs of the network it finds out at once.
+    `follow(params, xs, steps) -> path`; `pull(params, xs, steps, path, cts) -> (dparams, dxs)`, where
+    of `cts` those are None that nothing reaches. `ready(params) -> (cts -> None)` refuses such `cts`
+    as a rule has no gradient for; what it needs of the network it finds out at once.
 
     Raises:
-      TypeError: when differentiated by a value that the layer was made with.
+      TypeError: when differentiated by a value that the layer was made with, or twice.
     """
 
     def call(params, xs, steps):
@@ -65,15 +69,13 @@ def by_pull(follow: Callable, shown: Callable, pull: Callable, ready: Callable) 
 def _pulled(follow: Callable, shown: Callable, pull: Callable, refuse: Callable) -> Callable:
     """(made_with, params, xs, steps) -> results."""
     told = jax.custom_vjp(lambda made_with, params, xs, steps, path: shown(xs, steps, path))
-    whole = jax.custom_vjp(
-        lambda made_with, *given: shown(*given[1:], follow(made_with, *given)),
-    )
+    whole = jax.custom_vjp(lambda made_with, *given: shown(*given[1:], follow(made_with, *given)))
 
     def back(held, cts) -> tuple:
-        _, params, xs, steps, path = held
+        xs = held[2]
         cts = jax.tree.map(lambda ct: None if isinstance(ct, SymbolicZero) else ct, cts)
         refuse(cts)
-        dparams, dxs = pull(*held, cts)
+        dparams, dxs = jax.tree.map(alone, pull(*held, cts))
         moves = jnp.issubdtype(xs.dtype, jnp.inexact)
         return None, dparams, dxs.astype(xs.dtype) if moves else None, None
 
@@ -83,17 +85,25 @@ def _pulled(follow: Callable, shown: Callable, pull: Callable, refuse: Callable)
 
     def whole_forward(*given):
         held = values(given)
-        path = follow(*held)
+        # Who differentiates this too finds the values by `told`, and the gradient `alone`.
+        path = follow(*jax.tree.map(jax.lax.stop_gradient, held))
         return told(*held, path), (*held, path)
 
-    def told_back(held, cts):
-        # Arrays, as JAX (0.10) takes no symbolic zeros back through a scan of the path's form.
-        zero = lambda x: jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else None
-        return *back(held, cts), jax.tree.map(zero, held[-1])
-
-    told.defvjp(told_forward, told_back, symbolic_zeros=True)
+    told.defvjp(told_forward, lambda held, cts: (*back(held, cts), None), symbolic_zeros=True)
     whole.defvjp(whole_forward, back, symbolic_zeros=True)
     return whole
+
+
+@jax.custom_jvp
+def alone(gradient: Any) -> Any:
+    """A gradient, which has no derivative of its own: it is made of the loss's derivatives by the
+    results, and theirs would be the rule's again, not those of the numbers that they are."""
+    return gradient
+
+
+@alone.defjvp
+def _(gradient, dot):
+    return gradient[0], refused(dot[0], SECOND)
 
 
 def values(given: tuple) -> Any:

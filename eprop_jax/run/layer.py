@@ -57,14 +57,13 @@ def layer(
       `resets` [T, *batch] bool: examples that start afresh before a step; no path leads across.
 
       Memory grows with T, as BPTT's does; there are no traces. Losses are sums here, not means over
-      the batch, unless yours is. The derivative of a gradient is that of the rule's own gradient
-      field.
+      the batch, unless yours is.
 
     Raises:
       TypeError, ValueError: for a wrong network, language or feedback; when it is called, for
         parameters, inputs, a mask or resets that do not fit; when it is differentiated, by a value
-        that the network was made with, forward (`jax.jvp`, by JAX: an adjoint has no tangent), or
-        if no kept path leads from some parameter to the results that are used, with what would.
+        that the network was made with, twice, forward (`jax.jvp`, by JAX: an adjoint has no tangent),
+        or if no kept path leads from some parameter to the results that are used, with what would.
 
     >>> import jax, jax.numpy as jnp, eprop_jax as ej
     >>> net = ej.Network(ej.cells.alif(3, 6, tau_m=5.0), ej.readouts.leaky(6, 2))
@@ -107,7 +106,10 @@ def layer(
         return refuse
 
     f = pulled.by_pull(
-        functools.partial(layers.follow, net), layers.shown, functools.partial(layers.pull, spec), ready
+        functools.partial(layers.follow, net),
+        layers.shown,
+        functools.partial(layers.pull, spec),
+        ready,
     )
 
     @jax.jit
