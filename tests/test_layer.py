@@ -315,7 +315,7 @@ def test_a_value_beside_a_gradient_keeps_its_rule_and_the_gradient_has_no_deriva
     loss = lambda params: of_sequence(*f(params, GRU.xs))
     beside = jax.jit(jax.grad(lambda params: jax.value_and_grad(loss)(params)[0]))(GRU.params)
     assert_same(beside, jax.jit(jax.grad(loss))(GRU.params), 1e-12)
-    with pytest.raises(TypeError, match="a gradient of ej[.]layer: got a function of it"):
+    with pytest.raises(TypeError, match=r"a gradient of ej[.]layer: got a function of it"):
         jax.grad(lambda params: jnp.sum(jax.grad(loss)(params)["cell"]["w_rec"]["r"]))(GRU.params)
 
 
@@ -364,7 +364,7 @@ def test_inputs_of_integers_have_no_derivative():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(TypeError, match="net: got dict, wanted an ej[.]Network"):
+    with pytest.raises(TypeError, match=r"net: got dict, wanted an ej[.]Network"):
         ej.layer(P.params)
     with pytest.raises(ValueError, match="feedback: got 'fixed'"):
         ej.layer(P.net, feedback="fixed")
