@@ -19,6 +19,7 @@ from eprop_jax.run import checkpoints, training
 from eprop_jax.run.compare import compare, fidelity
 from eprop_jax.run.cost import cost
 from eprop_jax.run.finite import check_finite
+from eprop_jax.run.layer import layer
 from eprop_jax.run.online import online
 from eprop_jax.run.sequence import value_and_grad
 from eprop_jax.run.training import train
@@ -52,6 +53,7 @@ __all__ = [
     "fidelity",
     "hybrids",
     "jacobians",
+    "layer",
     "losses",
     "m_order_eprop",
     "narrow_traces",

@@ -60,11 +60,11 @@ def by_rule(program: Program) -> Callable[..., Told]:
         return out, None if dL_dxs is None else dL_dxs()
 
     def call(*given):
-        run, made_with = _pure(without_inputs, given)
-        later = lambda: _differentiable(*_bound(*_pure(with_inputs, given)), True)
+        run, made_with = pure(without_inputs, given)
+        later = lambda: _differentiable(*_bound(*pure(with_inputs, given)), True)
         if any(isinstance(x, core.Tracer) for x in made_with):
             # Such a value lives no longer than this call: what may need it later is traced now.
-            run, made_with = _pure(with_inputs, given)
+            run, made_with = pure(with_inputs, given)
             later = lambda: _differentiable(run, None, True)
         return _differentiable(run, later, False)(made_with, *given)[0]
 
@@ -110,7 +110,7 @@ def _differentiable(run: Callable, with_inputs: Callable | None, gives_inputs: b
     return told
 
 
-def _pure(function: Callable, given: tuple) -> tuple[Callable, list]:
+def pure(function: Callable, given: tuple) -> tuple[Callable, list]:
     """The function of (what it closes over, *given), and what it closes over: a `custom_jvp` must not
     close over values that are traced outside of it."""
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*given)
@@ -184,24 +184,27 @@ IN_CARRY = (
 )
 
 refused_p = Primitive("derivative_that_no_rule_has")
-refused_p.def_impl(lambda x: jnp.full_like(x, jnp.nan))
-refused_p.def_abstract_eval(lambda x: x)
+refused_p.def_impl(lambda x, why: jnp.full_like(x, jnp.nan))
+refused_p.def_abstract_eval(lambda x, why: x)
 
 
-def _refuse(ct, x):
-    raise TypeError(OUT)
+def _refuse(ct, x, *, why):
+    raise TypeError(why)
 
 
 ad.deflinear2(refused_p, _refuse)
 mlir.register_lowering(
-    refused_p, mlir.lower_fun(lambda x: jnp.full_like(x, jnp.nan), multiple_results=False)
+    refused_p, mlir.lower_fun(lambda x, why: jnp.full_like(x, jnp.nan), multiple_results=False)
 )
-batching.primitive_batchers[refused_p] = lambda args, dims: (refused_p.bind(*args), dims[0])
+batching.primitive_batchers[refused_p] = lambda args, dims, why: (
+    refused_p.bind(*args, why=why),
+    dims[0],
+)
 
 
-def refused(dot: Any) -> Any:
+def refused(dot: Any, why: str = OUT) -> Any:
     """A tangent that nobody may use: NaN forward; in reverse, an error where it is asked for."""
-    return refused_p.bind(dot) if dot.dtype != jax.dtypes.float0 else dot
+    return refused_p.bind(dot, why=why) if dot.dtype != jax.dtypes.float0 else dot
 
 
 # -- a rule's step and whole, compiled ------------------------------------------------------------

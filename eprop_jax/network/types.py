@@ -347,6 +347,8 @@ class RuleSpec(NamedTuple):
     """(params) -> the co-states of its adjoint, where the engine of stacks runs it"""
     units: Units = Units()
     """which of the network's units are here"""
+    ends: tuple[tuple[str, ...], ...] | None = None
+    """of each layer what its paths may end at; None: what the losses and the feedback say"""
 
     __eq__, __ne__, __hash__ = _is, _is_not, object.__hash__
 

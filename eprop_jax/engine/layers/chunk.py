@@ -18,7 +18,7 @@ from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine import maybe, objective, products, seeds
 from eprop_jax.engine import traces as tr
 from eprop_jax.engine.adjoint import Reached, Source
-from eprop_jax.engine.layers import meets
+from eprop_jax.engine.layers import gradients, meets
 from eprop_jax.engine.layers.descend import Family, Found, Meets, descend, to_inputs
 from eprop_jax.engine.layers.plan import PathsCarry, Plan, leading, narrow, reached_from
 from eprop_jax.engine.maybe import each, total
@@ -36,7 +36,6 @@ from eprop_jax.engine.operators import (
 from eprop_jax.engine.products import add
 from eprop_jax.engine.traces import fitted, tied
 from eprop_jax.network import unitwise
-from eprop_jax.network.forward import existing
 from eprop_jax.network.stacks import Run, run
 from eprop_jax.network.types import (
     Array,
@@ -61,27 +60,23 @@ def gradient(
     keep: bool,
 ) -> tuple[Any, StepOutput, Callable[[], Array]]:
     """(carry, StepOutput, () -> ∂L/∂xs) of a chunk, on one batch axis."""
-    net, B, plan = spec.network, data.xs.shape[1], plan_of(params)
-    path = run(net, params, carry.state, data.xs, data.resets)
+    B, plan = data.xs.shape[1], plan_of(params)
+    path = run(spec.network, params, carry.state, data.xs, data.resets)
     per_step = jax.vmap(jax.vmap(jax.value_and_grad(objective.per_step(spec))))
     losses, dL_dy = (objective.only(data.mask, x) for x in per_step(path.y, data.ys))
     chunk = Chunk.of(spec, params, plan, path, data, dL_dy / B, traced and keep)
     older = Older(plan, spec, params, carry)
     loss, *_ = found = descend(spec, params, path, plan.nodes, list(chunk.families))
     grads_out = meets.readout_gradient(chunk.wide, path, chunk.back)
-    grads = [chunk.own_gradient(l, loss) for l in range(len(net.cells))]
+    grads = gradients.of_cells(spec, params, path, loss)
     if traced and keep:
         met = [older.meet(loss.dc_0, l) for l in range(len(grads))]
         grads = [add(g, tied(*chunk.layer(l), x)) for l, (g, x) in enumerate(zip(grads, met))]
         carry, grads, grads_out = advance(chunk, older, found, carry, grads, grads_out)
     elif isinstance(carry, FirstCarry):
-        grads = [chunk.with_first(l, g, loss, carry.first) for l, g in enumerate(grads)]
+        grads = gradients.with_first(spec, params, path, loss, carry.first, grads)
         carry = carry.spent
-    cells = by_layer(net, params["cell"])
-    cell = tuple(jax.tree.structure(p).unflatten(g) for p, g in zip(cells, grads))
-    readout, B_l = meets.split_feedback(spec, params, chunk.wide, grads_out)
-    tree = {"cell": cell if net.stacked else cell[0], "readout": readout}
-    tree = existing(net, tree) | ({"feedback": B_l} if "feedback" in params else {})
+    tree = gradients.as_params(spec, params, chunk.wide, grads, grads_out)
     losses = losses + chunk.state_losses
     mean = (jnp.sum(losses) + jnp.sum(chunk.activity)) / B
     out = StepOutput(mean, tree, path.y, path.h, losses)
@@ -138,32 +133,13 @@ class Chunk(NamedTuple):
     def lines(self, l: int) -> dict[str, Array]:
         return self.path.ran[l].lines
 
-    def own_gradient(self, l: int, found: Found) -> list[Array]:
-        """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), one a parameter leaf."""
-        if l not in found.da:
-            return [jnp.zeros_like(w) for w in jax.tree.leaves(self.cell(l))]
-        cell = self.spec.network.cells[l]
-        return products.gradient(cell, self.cell(l), as_reached(found, l), self.lines(l))
-
-    def with_first(self, l: int, grads: list[Array], found: Found, first: Array) -> list[Array]:
-        """And what reaches the initial state of examples that start with the chunk."""
-        p = self.cell(l)
-        if "initial" not in p:
-            return grads
-        c_K = self.path.ran[l].path.c_K
-        return add(grads, products.at_first(p, c_K, found.dc_0.get(l, ()), first))
-
     def fresh(self, l: int, found: list[Found]) -> list[dict[int, Maybe]]:
         """Σ_t pre^t ⊗ ∂̃a^t an example, one a parameter leaf: {number of the descent: value}."""
         there = [k for k, of in enumerate(found) if l in of.da]
-        reached = [as_reached(found[k], l) for k in there]
+        reached = [gradients.as_reached(found[k], l) for k in there]
         cell = self.spec.network.cells[l]
         rows = products.sources(cell, self.cell(l), reached, self.lines(l))
         return [dict(zip(there, row)) for row in rows]
-
-
-def as_reached(found: Found, l: int) -> Reached:
-    return Reached(found.da[l], (), found.dtheta[l], found.dinitial[l])
 
 
 # -- what descents start from ----------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -14,6 +14,9 @@ from eprop_jax.network import unitwise
 from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Cell, Network, PyTree, RuleSpec, by_layer
 from eprop_jax.network.units import compute_dtype
+
+EXACT = "(i|e|f)*"
+"""all paths"""
 
 
 def structures(net: Network, params: PyTree) -> tuple[jac.Blocks, ...]:
@@ -27,6 +30,21 @@ def structures(net: Network, params: PyTree) -> tuple[jac.Blocks, ...]:
     return tuple(map(of_layer, net.cells, by_layer(net, params["cell"])))
 
 
+class Seen(NamedTuple):
+    """What is asked of a network to tell where its paths lead; by layer."""
+
+    J: tuple[jac.Blocks, ...]
+    """`structures`"""
+    names: tuple[dict[str, int], ...]
+    """the place of each component of the state"""
+
+
+def seen(net: Network, params: PyTree) -> Seen:
+    cells = zip(net.cells, by_layer(net, params["cell"]))
+    c = (jax.eval_shape(lambda p, s=s: s.initial_state(p, (1,)), p) for s, p in cells)
+    return Seen(structures(net, params), tuple(map(unitwise.components, c)))
+
+
 def recurrent(cell: Cell, p: PyTree) -> str:
     """Of its recurrent synapses: e (between two units), s (of a unit to itself)."""
     if "w_rec" not in p:
@@ -37,6 +55,8 @@ def recurrent(cell: Cell, p: PyTree) -> str:
 
 def heard(spec: RuleSpec) -> tuple[tuple[str, ...], ...]:
     """Of each layer: what its paths may end at."""
+    if spec.ends is not None:
+        return spec.ends
     net = spec.network
     activity, state = (objective.losses_of(net, x) for x in (spec.activity_loss, spec.state_loss))
 
@@ -71,16 +91,15 @@ def costates(
     return paths.costates(paths.compile(definition.language_of(spec)), wiring(spec, params, J))
 
 
-def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:
+def unconnected(
+    spec: RuleSpec, params: PyTree, of_net: Seen | None = None
+) -> tuple[tuple[int, str], ...]:
     """(layer, path) of the parameters from which no kept path leads to the loss: their gradient would
-    be zero, whatever the values are."""
-    net, J = spec.network, structures(spec.network, params)
+    be zero, whatever the values are. `of_net`: what is `seen` of it."""
+    net = spec.network
+    J, names = seen(net, params) if of_net is None else of_net
     nodes = costates(spec, params, J)
     cells, ends = by_layer(net, params["cell"]), heard(spec)
-    c = (
-        jax.eval_shape(lambda p, s=s: s.initial_state(p, (1,)), p) for s, p in zip(net.cells, cells)
-    )
-    names = list(map(unitwise.components, c))
     alive: dict[str, set] = {"c": set(), "h": set()}  # (co-state, component), co-state
 
     def at_h(q):
@@ -139,9 +158,14 @@ def unconnected(spec: RuleSpec, params: PyTree) -> tuple[tuple[int, str], ...]:
     )
 
 
-def refuse_unconnected(spec: RuleSpec, params: PyTree) -> None:
-    """No gradient is ever silently zero."""
-    lost = unconnected(spec, params)
+def refuse_unconnected(
+    spec: RuleSpec, params: PyTree, of_net: Seen | None = None, exact: bool = False
+) -> None:
+    """No gradient is ever silently zero. `exact`: one that BPTT's is too, may be."""
+    of_net = seen(spec.network, params) if of_net is None else of_net
+    lost = unconnected(spec, params, of_net)
+    zero = unconnected(spec._replace(language=EXACT), params, of_net) if exact and lost else ()
+    lost = tuple(x for x in lost if x not in zero)
     if not lost:
         return
     net, (l, leaf) = spec.network, lost[0]
@@ -152,7 +176,7 @@ def refuse_unconnected(spec: RuleSpec, params: PyTree) -> None:
     also = f" (nor those of {others} more)" if others else ""
     raise ValueError(
         f"{first}: got no path to the loss under {spec.name} ({spec.language}){also}, so that its "
-        f"gradient would be a silent zero; wanted {remedies(spec, params)}"
+        f"gradient would be a silent zero; wanted {remedies(spec, params, of_net)}"
     )
 
 
@@ -165,18 +189,22 @@ def leaves(net: Network, params: PyTree, l: int) -> set[str]:
     return {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(p)}
 
 
-def remedies(spec: RuleSpec, params: PyTree) -> str:
+def remedies(spec: RuleSpec, params: PyTree, of_net: Seen) -> str:
     """What would reach every parameter."""
+    connects = lambda **change: not unconnected(spec._replace(**change), params, of_net)
     candidates = [
         *(paths.order(m) for m in range(2, len(spec.network.cells) + 1)),
         "i*f*",
-        "(i|e|f)*",
+        EXACT,
     ]
-    reach = [x for x in candidates if not unconnected(spec._replace(language=x), params)]
+    reach = [x for x in candidates if connects(language=x)]
+    made_by = "ej.by_paths" if spec.ends is None else spec.name
     options: list[Any] = []
     if reach:
-        options.append(f"ej.by_paths(…, paths=…) with {' or '.join(map(repr, reach))}")
+        options.append(f"{made_by}(…, paths=…) with {' or '.join(map(repr, reach))}")
     options.append("a read-out that hears the layer (reads)")
-    if spec.feedback == "symmetric" and not unconnected(spec._replace(feedback="random"), params):
+    if spec.ends is not None:
+        options.append("a use of the layer's activity")
+    if spec.feedback == "symmetric" and spec.ends is None and connects(feedback="random"):
         options.append('feedback="random", by which every layer is heard')
     return ", or ".join(options)

@@ -68,13 +68,18 @@ def at_layers(
     for l in range(len(net.cells)):
         more, dL_dh = objective.activity_losses(of_activity[l], spec.units, path.ran[l].h, data)
         activity = activity + more
-        by_y = each(lambda w: Source(da_out, lambda da: da @ w.T), B_l[l])
+        by_y = each(lambda w: from_readout(da_out, w), B_l[l])
         by_activity = each(lambda x: seeds.of_activity(x / B), dL_dh)
         of_steps, dL_dc = objective.state_losses(of_state[l], spec.units, path.ran[l].path)
         per_step = total(per_step, each(lambda x: objective.only(data.mask, x), of_steps))
         dL_dc = tuple(objective.only(data.mask, x) / B for x in dL_dc)
         at.append(Meets(tuple(some((by_y, by_activity))), dL_dc))
     return activity, per_step, tuple(at)
+
+
+def from_readout(da_out: Array, B: Array) -> Source:
+    """The learning signal (Eq. 40): B ∂̃a_out^t."""
+    return Source(da_out, lambda da: da @ B.T)
 
 
 def at_readout(spec: RuleSpec, wide: Wide, path: Run, parts: list[Part]) -> list[Reached]:
