@@ -20,6 +20,7 @@ from eprop_jax.run.compare import compare, fidelity
 from eprop_jax.run.cost import cost
 from eprop_jax.run.finite import check_finite
 from eprop_jax.run.online import online
+from eprop_jax.run.predict import predict
 from eprop_jax.run.sequence import value_and_grad
 from eprop_jax.run.training import train
 from eprop_jax.transforms import sharding
@@ -57,6 +58,7 @@ __all__ = [
     "narrow_traces",
     "online",
     "paths",
+    "predict",
     "readouts",
     "rtrl",
     "sharding",
