@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eprop_jax import checks
 from eprop_jax.network.types import Array
@@ -116,14 +116,20 @@ def from_arrays(
     if checks.size("batch", batch) > N:
         raise ValueError(f"batch: got {batch}, wanted at most N={N}, the examples there are")
     batches = N // batch
-    stored = tuple(None if x is None else np.array(x) for x in (X, y, lengths))  # theirs may change
+    stored = tuple(
+        None if x is None else jnp.array(x) for x in (X, y, lengths)
+    )  # theirs may change
+
+    @jax.jit
+    def drawn(key, u, *stored):
+        epoch, at = u // batches, u % batches
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), N)
+        rows = jax.lax.dynamic_slice_in_dim(order, at * batch, batch)
+        X, y, lengths = (None if x is None else x[rows] for x in stored)
+        return _present(X, y, lengths, of_steps, named)
 
     def draw(key, u):
-        epoch, at = u // batches, u % batches
-        order = jax.random.permutation(jax.random.fold_in(checks.key("key", key), epoch), N)
-        rows = jax.lax.dynamic_slice_in_dim(order, at * batch, batch)
-        chosen = [None if x is None else jnp.asarray(x)[rows] for x in stored]
-        return _present(*chosen, of_steps, named)
+        return drawn(checks.key("key", key), u, *stored)
 
     return Epochs(draw, batches)
 
@@ -135,6 +141,7 @@ def _examples(X, y, lengths, batch_major):
     return X, y, lengths, of_steps
 
 
+@functools.partial(jax.jit, static_argnames=("of_steps", "named"))
 def _present(X, y, lengths, of_steps, named):
     """Examples first -> time first."""
     N, T = X.shape[:2]
