@@ -21,6 +21,7 @@ from eprop_jax.run.cost import cost
 from eprop_jax.run.finite import check_finite
 from eprop_jax.run.layer import layer
 from eprop_jax.run.online import online
+from eprop_jax.run.predict import predict
 from eprop_jax.run.sequence import value_and_grad
 from eprop_jax.run.training import train
 from eprop_jax.transforms import sharding
@@ -59,6 +60,7 @@ __all__ = [
     "narrow_traces",
     "online",
     "paths",
+    "predict",
     "readouts",
     "rtrl",
     "sharding",

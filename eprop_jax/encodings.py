@@ -1,7 +1,8 @@
 """Signals as spikes: at random (Poisson), by place (population) and by change (level crossing).
 
 Each is a pure function of arrays with any leading axes, so time-major input [T, *batch, d] fits.
-Compose them: a population code times a rate in Hz is what `poisson` takes.
+Compose them: a population code times a rate in Hz is what `poisson` takes. Spikes that were recorded as
+a list of events become arrays by `from_events`.
 """
 
 from __future__ import annotations
@@ -174,6 +175,60 @@ def from_crossings(events: Any, threshold: float, *, start: float = 0.0) -> Arra
         )
     up, down = jnp.split(_floating(events), 2, axis=-1)
     return start + threshold * jnp.cumsum(up - down, axis=0)
+
+
+def from_events(t: Any, unit: Any, n: int, dt: float, T: int | None = None) -> np.ndarray:
+    """One recording's events, (time, unit), as counts: entry [k, j] of unit j in [k·dt, (k + 1)·dt).
+
+    Recordings differ in how many events they hold, for each of which JAX would compile anew; so this
+    is NumPy's, to be called before training.
+
+    Args:
+      t: times [E] ≥ 0, in any unit of time; their order does not matter.
+      unit: int [E], 0 … n − 1, which unit (channel, pixel) each event is of.
+      n: units.
+      dt: a step, in the unit of `t`.
+      T: steps; None: up to the last event's.
+
+    Returns:
+      Counts [T, n], in JAX's default float. A time that differs from a step's start by rounding
+      belongs to that step.
+
+    Raises:
+      TypeError, ValueError: for times that are negative, not finite, or at T·dt or later; units that
+        are no ints or outside 0 … n − 1; other shapes than [E]; dt ≤ 0; sizes < 1; no events
+        where T is None.
+
+    >>> import eprop_jax.encodings as encodings
+    >>> encodings.from_events([0.5, 0.1, 2.0, 2.9], [1, 0, 1, 1], n=2, dt=1.0).tolist()
+    [[1.0, 1.0], [0.0, 0.0], [0.0, 2.0]]
+    """
+    n = checks.size("n", n)
+    dt = float(checks.positive("dt", checks.number("dt", dt)))
+    if checks.is_traced(t):
+        raise TypeError("t: got a tracer, wanted times that are known when this is called")
+    times = np.asarray(checks.nonnegative("t", t), float)
+    units = checks.indices("unit", unit, 1)
+    if times.ndim != 1 or units.shape != times.shape:
+        raise ValueError(
+            f"t: got shape {list(times.shape)} beside unit {list(units.shape)}, wanted [E], one time "
+            "an event"
+        )
+    checks.within("unit", units, 0, n)
+    # 3 · 0.1 / 0.1 is less than 3: a few units in the last place are not a step.
+    step = np.floor(times / dt * (1 + 4 * np.finfo(float).eps))
+    last = step.max(initial=-1)
+    if T is None:
+        if not times.size:
+            raise ValueError("T: got None and no events, wanted how many steps there are")
+        T = int(last) + 1
+    elif last >= checks.size("T", T):
+        raise ValueError(
+            f"t: got up to {times.max()}, wanted less than T·dt={T * dt}; to cut: keep = t < {T * dt}"
+        )
+    at = step.astype(np.int64) * n + units
+    counts = np.bincount(at, minlength=T * n).reshape(T, n)
+    return counts.astype(jax.dtypes.canonicalize_dtype(float))
 
 
 def _floating(array: Any) -> Array:

@@ -1,5 +1,6 @@
 """Refusals. Each names the argument, what came and what was wanted, before anything is computed."""
 
+from eprop_jax.checks.arrays import examples, targets
 from eprop_jax.checks.forms import (
     by_path,
     describe,
@@ -58,6 +59,7 @@ __all__ = [
     "decay",
     "describe",
     "dtype_of",
+    "examples",
     "explained",
     "finite",
     "first_line",
@@ -96,6 +98,7 @@ __all__ = [
     "size",
     "state",
     "steps",
+    "targets",
     "usual_wiring",
     "wiring",
     "within",

@@ -60,9 +60,7 @@ class Values(NamedTuple):
     grads: PyTree
 
 
-def check_finite(
-    rule: LearningRule, chunk: Any = None
-) -> Callable[[PyTree, Array, PyTree], tuple[Array, PyTree]]:
+def check_finite(rule: LearningRule, chunk: Any = None) -> Callable[..., tuple[Array, PyTree]]:
     """`ej.value_and_grad(rule, chunk)` that stops at the first number that is not finite.
 
     What is given comes first (parameters, then xs), then what the network does, in time and within
@@ -79,7 +77,7 @@ def check_finite(
       chunk: as in `ej.value_and_grad`.
 
     Returns:
-      f(params, xs, ys) -> (loss, grads), as `ej.value_and_grad` gives them.
+      f(params, xs, ys, *, mask=None) -> (loss, grads), as `ej.value_and_grad` gives them.
 
     Raises:
       TypeError, ValueError: as `ej.value_and_grad`.
@@ -101,8 +99,8 @@ def check_finite(
         states = jax.jit(lambda *given: _states(spec, *given))
         derivatives = jax.jit(lambda *given: _derivatives(spec, *given))
 
-    def f(params, xs, ys):
-        (loss, aux), grads = gradient(params, xs, ys)
+    def f(params, xs, ys, *, mask=None):
+        (loss, aux), grads = gradient(params, xs, ys, mask=mask)
         c = {} if spec is None else states(params, xs)
         values = Values(params, xs, ys, c, aux, loss, grads)
         if any(isinstance(x, core.Tracer) for x in jax.tree.leaves(values)):

@@ -8,8 +8,10 @@ compiled. In a classification ys is (class, weight), for
 
 Real data come as arrays (`digits`, `japanese_vowels`), as sequences made of chosen examples
 (`row_by_row`, `pixel_by_pixel`, `utterances`) and as tasks (`sequential_digits`, `vowel_speakers`).
+Your own arrays are made `sequences` of, and shuffled batches by `from_arrays`: docs/OWN_DATA.md.
 """
 
+from eprop_jax.tasks.arrays import Epochs, from_arrays, sequences
 from eprop_jax.tasks.cues import delayed_xor, evidence_accumulation, store_recall
 from eprop_jax.tasks.images import (
     CLASSES,
@@ -40,6 +42,7 @@ __all__ = [
     "ROWS",
     "SPEAKERS",
     "Digits",
+    "Epochs",
     "JapaneseVowels",
     "Task",
     "batches",
@@ -47,10 +50,12 @@ __all__ = [
     "delayed_xor",
     "digits",
     "evidence_accumulation",
+    "from_arrays",
     "japanese_vowels",
     "pattern_generation",
     "pixel_by_pixel",
     "row_by_row",
+    "sequences",
     "sequential_digits",
     "store_recall",
     "utterances",

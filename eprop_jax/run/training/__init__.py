@@ -3,7 +3,8 @@
     (w, s)^{u+1} = optimiser(w^u, s^u, g(w^u; batch_u))        batch_u drawn with fold_in(key, u)
 
 What update u sees depends on the key and on u alone. So a run that was cut off and goes on from a
-checkpoint ends, bit for bit, where an uninterrupted one ends.
+checkpoint ends, bit for bit, where an uninterrupted one ends. (An iterable of batches is read on the
+host, one an update: there the order is its own.)
 """
 
 from eprop_jax.run.training.looks import accuracy, evaluator, normalised_mse, step_accuracy

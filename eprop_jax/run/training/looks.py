@@ -13,7 +13,8 @@ from eprop_jax.engine import definition
 from eprop_jax.network.types import Array, LearningRule, PyTree
 from eprop_jax.run.compare import exact, fidelity
 from eprop_jax.run.sequence import value_and_grad
-from eprop_jax.run.training.updates import Metric, metric_functions, sampler
+from eprop_jax.run.training.batches import Batch, is_read, reader, sampler
+from eprop_jax.run.training.updates import Metric, metric_functions
 
 
 def accuracy(outputs: Array, ys: PyTree) -> Array:
@@ -95,7 +96,8 @@ def evaluator(
 
     Args:
       rule: the rule in training; of it, the network and the loss are read.
-      data: as in `trainer`; batch b of the key is drawn with fold_in(key, b).
+      data: as in `trainer`; batch b of the key is drawn with fold_in(key, b). Of an iterable it is
+        the first `batches`, at every look the same.
       metrics: as in `trainer`.
       batches: how many, over which the mean is taken.
       cosine: also the cosine of the rule's gradient of the cell's parameters to the reference's,
@@ -120,27 +122,44 @@ def evaluator(
     checks.size("batches", batches)
     checks.flag("cosine", cosine)
     metrics = metric_functions(metrics)
-    draw = sampler(data)
     reference = exact(spec) if reference is None else reference
     checks.instance("reference", reference, LearningRule, "an ej.LearningRule")
     forward = value_and_grad(reference, has_aux=True)
     own = value_and_grad(rule)
+    network = lambda params: {k: params[k] for k in ("cell", "readout")}
 
-    def one(params, key, b):
-        xs, ys = draw(key, b)
-        (loss, aux), _ = forward({k: params[k] for k in ("cell", "readout")}, xs, ys)
+    def one(params, batch: Batch):
+        xs, ys, mask = batch
+        (loss, aux), _ = forward(network(params), xs, ys, mask=mask)
         return {"test_loss": loss} | {f"test_{k}": f(aux.outputs, ys) for k, f in metrics.items()}
+
+    def angle(params, batch: Batch):
+        xs, ys, mask = batch
+        _, wanted = forward(network(params), xs, ys, mask=mask)
+        grads = own(params, xs, ys, mask=mask)[1]
+        return {"cosine": fidelity(grads["cell"], wanted["cell"]).cosine}
+
+    if is_read(data):
+        one, angle = jax.jit(one), jax.jit(angle)
+
+        def read(params, key):
+            following = reader(data)
+            found, cosines = [], {}
+            for b in range(batches):
+                batch = following()
+                found.append(one(params, batch))
+                cosines = angle(params, batch) if cosine and not b else cosines
+            return jax.tree.map(lambda *x: jnp.mean(jnp.stack(x)), *found) | cosines
+
+        return read
+
+    draw = sampler(data)
 
     @jax.jit
     def evaluate(params, key):
-        found = jax.lax.map(lambda b: one(params, key, b), jnp.arange(batches))
+        found = jax.lax.map(lambda b: one(params, draw(key, b)), jnp.arange(batches))
         found = {name: jnp.mean(x) for name, x in found.items()}
-        if cosine:
-            xs, ys = draw(key, jnp.int32(0))
-            _, wanted = forward({k: params[k] for k in ("cell", "readout")}, xs, ys)
-            grads = own(params, xs, ys)[1]
-            found["cosine"] = fidelity(grads["cell"], wanted["cell"]).cosine
-        return found
+        return found | (angle(params, draw(key, jnp.int32(0))) if cosine else {})
 
     return evaluate
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eprop_jax import checks
 from eprop_jax.network.types import Array, LearningRule, PyTree
@@ -17,6 +15,7 @@ from eprop_jax.network.units import wide
 from eprop_jax.rules import feedback
 from eprop_jax.run.finite import check_finite
 from eprop_jax.run.sequence import plain_value_and_grad, value_and_grad
+from eprop_jax.run.training.batches import Batch, is_read, reader, sampler
 
 if TYPE_CHECKING:  # importing it takes as long as all of this library
     import optax
@@ -38,11 +37,12 @@ class TrainState(NamedTuple):
 
 class Trainer(NamedTuple):
     """`init(params, key) -> TrainState`; `run(state, updates) -> (TrainState, log)`, one program;
-    `check(state)` raises what `ej.check_finite` finds in the next update's batch."""
+    `check(state, ahead=0)` raises what `ej.check_finite` finds in the next update's batch, or in that
+    of one further ahead."""
 
     init: Callable[..., TrainState]
     run: Callable[[TrainState, int], tuple[TrainState, dict[str, Array]]]
-    check: Callable[[TrainState], Any]
+    check: Callable[..., Any]
 
 
 def trainer(
@@ -63,8 +63,11 @@ def trainer(
         arguments gets `value`, the batch's loss before the update, `grad`, and `value_fn`, the
         loss of the same batch at other parameters (for line searches).
       data: a sampler (key) -> (xs [T, *batch, n_in], ys), such as
-        `functools.partial(ej.tasks.delayed_xor(), batch=64)`; or batches, a pair (xs, ys) whose
-        leaves start with [N, T, *batch], of which update u takes number u mod N.
+        `functools.partial(ej.tasks.delayed_xor(), batch=64)`; `ej.tasks.from_arrays(X, y, batch=64)`;
+        batches, a pair (xs, ys) whose leaves start with [N, T, *batch], of which update u takes
+        number u mod N; or any iterable of batches, such as a list, a generator or another library's
+        loader, whose arrays are NumPy's, JAX's or have `__array__`. Each form may give (xs, ys, mask),
+        with mask [T, *batch] bool, the steps that count, as in `ej.value_and_grad`.
       chunk: as in `ej.value_and_grad`.
       metrics: {name: function of (outputs, ys)}, of each update's batch; see `accuracy`.
 
@@ -73,9 +76,15 @@ def trainer(
       (mean activity over all units; of spiking ones, spikes a unit and step), "grad_norm" (of the
       gradient as the rule gives it), and the metrics. `run` compiles once for each number of updates.
 
+      An iterable is read on the host, one batch an update, by one compiled update: all its batches
+      have the shapes and dtypes of the first. Where it ends it is begun again. A new trainer begins
+      with its first batch, whatever `state.step`: a run that is to go on from a checkpoint with what
+      it would have seen needs an iterable that starts there, or another form.
+
     Raises:
       TypeError, ValueError: for what is no rule, optimiser, sampler or metric; when called, for
-        what does not fit the network.
+        what does not fit the network, a batch that is not as the first, an iterable that has ended
+        or is to be read within `jax.jit` or `jax.vmap`.
 
     >>> import functools, jax, optax, eprop_jax as ej
     >>> task = ej.tasks.copy_memory(n_symbols=2, length=1, delay=3)
@@ -94,7 +103,6 @@ def trainer(
     optimizer = feedback.fixed(optimizer, rule)
     gradient, by_rule = plain_value_and_grad(rule, chunk), value_and_grad(rule, chunk)
     metrics = metric_functions(metrics)
-    draw = sampler(data)
 
     def init(params: PyTree, key: Array) -> TrainState:
         checks.instance("params", params, Mapping, "the dict that net.init gives")
@@ -103,35 +111,93 @@ def trainer(
         key = key if typed else jax.random.wrap_key_data(key)
         return TrainState(params, optimizer.init(params), key, jnp.int32(0))
 
-    def update(state: TrainState, _):
+    def update(state: TrainState, batch: Batch):
         params, opt_state, key, step = state
-        xs, ys = draw(key, step)
-        (loss, aux), grads = gradient(params, xs, ys)
-        value_fn = lambda p: by_rule(p, xs, ys)[0]
+        xs, ys, mask = batch
+        if mask is not None:
+            checks.of_steps("mask", mask, xs.shape[:-1])
+        (loss, aux), grads = gradient(params, xs, ys, batch.steps)
+        value_fn = lambda p: by_rule(p, xs, ys, mask=mask)[0]
         changes, opt_state = optimizer.update(
             grads, opt_state, params, value=loss, grad=grads, value_fn=value_fn
         )
         params = optax.apply_updates(params, changes)
         log = {
             "loss": loss,
-            "rate": jnp.mean(jnp.concatenate(jax.tree.leaves(aux.activity), -1)),
+            "rate": _rate(jnp.concatenate(jax.tree.leaves(aux.activity), -1), mask),
             "grad_norm": jnp.sqrt(sum(jnp.sum(wide(g) ** 2) for g in jax.tree.leaves(grads))),
             **{name: metric(aux.outputs, ys) for name, metric in metrics.items()},
         }
         return TrainState(params, opt_state, key, step + 1), log
 
+    look = check_finite(rule, chunk)
+    run, check = (_read if is_read(data) else _drawn)(data, update, look)
+    return Trainer(init, run, check)
+
+
+def _drawn(data: Any, update: Callable, look: Callable) -> tuple[Callable, Callable]:
+    """Run and check, where the key and the number of an update say what it sees."""
+    draw = sampler(data)
+
     @functools.partial(jax.jit, static_argnames="updates")
     def _run(state, updates):
-        return jax.lax.scan(update, state, length=updates)
+        one = lambda state, _: update(state, draw(state.key, state.step))
+        return jax.lax.scan(one, state, length=updates)
 
     def run(state: TrainState, updates: int) -> tuple[TrainState, dict[str, Array]]:
         checks.instance("state", state, TrainState, "what this trainer's init gave")
         return _run(state, checks.size("updates", updates))
 
-    def check(state: TrainState) -> None:
-        check_finite(rule, chunk)(state.params, *draw(state.key, state.step))
+    def check(state: TrainState, ahead: int = 0) -> None:
+        state = _run(state, ahead)[0] if ahead else state
+        xs, ys, mask = draw(state.key, state.step)
+        look(state.params, xs, ys, mask=mask)
 
-    return Trainer(init, run, check)
+    return run, check
+
+
+def _read(data: Any, update: Callable, look: Callable) -> tuple[Callable, Callable]:
+    """Run and check, where an iterable gives each update its batch."""
+    following, one = reader(data), jax.jit(update)
+    bad: list[tuple] = []  # the first update without a finite loss and gradient: its batch is gone
+
+    def note(before: Any, log: dict[str, Array]) -> None:
+        fine = jnp.isfinite(log["loss"]) & jnp.isfinite(log["grad_norm"])
+        if not bad and not bool(fine):
+            bad.append(before)
+
+    def run(state: TrainState, updates: int) -> tuple[TrainState, dict[str, Array]]:
+        checks.instance("state", state, TrainState, "what this trainer's init gave")
+        checks.size("updates", updates)
+        if checks.is_traced(state):
+            raise TypeError(
+                "data: got an iterable within jax.jit or jax.vmap, where nothing can be read, wanted "
+                "a sampler, ej.tasks.from_arrays, or the pair (xs, ys) of all batches"
+            )
+        before, logs = None, []
+        for _ in range(updates):
+            batch = following()
+            if logs:  # only now, so that a batch is read while an update is computed
+                note(before, logs[-1])
+            before = state.params, batch
+            state, log = one(state, batch)
+            logs.append(log)
+        note(before, logs[-1])
+        return state, jax.tree.map(lambda *x: jnp.stack(x), *logs)
+
+    def check(state: TrainState, ahead: int = 0) -> None:
+        for params, (xs, ys, mask) in bad:
+            look(params, *jax.tree.map(jnp.asarray, (xs, ys)), mask=mask)
+
+    return run, check
+
+
+def _rate(activity: Array, mask: Array | None) -> Array:
+    """Mean over units and the steps that count."""
+    if mask is None:
+        return jnp.mean(activity)
+    counts = jnp.broadcast_to(mask[..., None], activity.shape)
+    return jnp.sum(jnp.where(counts, activity, 0)) / jnp.sum(counts).astype(activity.dtype)
 
 
 def train(
@@ -151,7 +217,7 @@ def train(
       rule, optimizer, data, chunk, metrics: as in `ej.training.trainer`.
       params: where to start.
       steps: updates.
-      key: of the sampler (default `jax.random.key(0)`; batches do not read it).
+      key: of the sampler (default `jax.random.key(0)`; batches and iterables do not read it).
 
     Returns:
       (TrainState, log), as `ej.training.trainer` says; log leaves are [steps].
@@ -183,34 +249,3 @@ def train(
 def metric_functions(metrics: Any) -> dict[str, Metric]:
     given = checks.mapping("metrics", metrics or {})
     return {name: checks.is_callable(f"metrics[{name!r}]", f) for name, f in given.items()}
-
-
-def _pair(drawn: Any) -> Any:
-    if not isinstance(drawn, tuple) or len(drawn) != 2:
-        raise TypeError(f"data: gave {type(drawn).__name__}, wanted the pair (xs, ys)")
-    return drawn
-
-
-def sampler(data: Any) -> Callable[[Array, Array], Any]:
-    """(key, u) -> batch u."""
-    if callable(data):
-        try:
-            inspect.signature(data).bind(None)
-        except TypeError:
-            raise TypeError(
-                f"data: got a function of {inspect.signature(data)}, wanted a sampler "
-                "(key) -> (xs, ys); of a task: functools.partial(task, batch=64)"
-            ) from None
-        return lambda key, u: _pair(data(jax.random.fold_in(key, u)))
-    if not isinstance(data, tuple) or len(data) != 2:
-        raise TypeError(
-            f"data: got {type(data).__name__}, wanted a sampler (key) -> (xs, ys), or a pair (xs, ys) "
-            "of batches [N, T, *batch, ...]"
-        )
-    sizes = {np.shape(x)[:1] for x in jax.tree.leaves(data)}
-    if len(sizes) != 1 or sizes & {(), (0,)}:
-        raise ValueError(f"data: got leading axes {sorted(sizes)}, wanted one number of batches N")
-    N = sizes.pop()[0]
-    xs, ys = jax.tree.map(jnp.asarray, data)
-    at = lambda u: lambda x: jax.lax.dynamic_index_in_dim(x, u % N, keepdims=False)
-    return lambda key, u: (at(u)(xs), jax.tree.map(at(u), ys))
