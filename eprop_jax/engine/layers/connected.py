@@ -97,7 +97,7 @@ def unconnected(
     """(layer, path) of the parameters from which no kept path leads to the loss: their gradient would
     be zero, whatever the values are. `of_net`: what is `seen` of it."""
     net = spec.network
-    J, names = seen(net, params) if of_net is None else of_net
+    J, names = of_net or seen(net, params)
     nodes = costates(spec, params, J)
     cells, ends = by_layer(net, params["cell"]), heard(spec)
     alive: dict[str, set] = {"c": set(), "h": set()}  # (co-state, component), co-state
@@ -162,7 +162,7 @@ def refuse_unconnected(
     spec: RuleSpec, params: PyTree, of_net: Seen | None = None, exact: bool = False
 ) -> None:
     """No gradient is ever silently zero. `exact`: one that BPTT's is too, may be."""
-    of_net = seen(spec.network, params) if of_net is None else of_net
+    of_net = of_net or seen(spec.network, params)
     lost = unconnected(spec, params, of_net)
     zero = unconnected(spec._replace(language=EXACT), params, of_net) if exact and lost else ()
     lost = tuple(x for x in lost if x not in zero)
