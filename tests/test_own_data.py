@@ -125,7 +125,7 @@ def in_turn(N, batch):
 @pytest.mark.parametrize("N, batch", [(12, 3), (10, 4), (5, 5), (1, 1)])
 @pytest.mark.parametrize("seed", range(3))
 def test_in_an_epoch_each_example_has_its_turn(N, batch, seed):
-    X, y, lengths = examples(N, 2)
+    _, y, lengths = examples(N, 2)
     data, key = in_turn(N, batch), jax.random.key(seed)
     assert data.batches == N // batch
     epochs = []

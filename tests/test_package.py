@@ -59,7 +59,7 @@ print(json.dumps({
     "seconds": seconds,
     "changed": [name for name in before if repr(before[name]) != repr(after[name])],
     "backend": xla_bridge.backends_are_initialized(),
-    "heavy": sorted({"matplotlib", "orbax", "tqdm", "scipy.stats"} & sys.modules.keys()),
+    "heavy": sorted({"matplotlib", "orbax", "tqdm", "scipy.stats", "h5py"} & sys.modules.keys()),
 }))
 """
 
