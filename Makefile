@@ -29,7 +29,7 @@ test-matrix: .venv-oldest/.installed .venv-newest/.installed
 
 .venv-oldest/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
-	grep -o '"[a-z][a-z_-]*>=[0-9.]*"' pyproject.toml | tr -d '"' | sed 's/>=\(.*\)/==\1/' > .venv-oldest/bounds.txt
+	grep -o '"[a-z][a-z0-9_-]*>=[0-9.]*"' pyproject.toml | tr -d '"' | sed 's/>=\(.*\)/==\1/' > .venv-oldest/bounds.txt
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint .venv-oldest/bounds.txt --editable ".[test]"
 	touch $@

@@ -150,6 +150,13 @@ def test_the_order_follows_from_the_key_and_the_epoch():
     assert len({tuple(who(key, u)) for key in jax.random.split(KEY, 3) for u in range(6)}) == 18
 
 
+def test_seeds_draw_at_once_what_each_draws_alone():
+    data, keys = in_turn(10, 4), jax.random.split(KEY, 3)
+    together = jax.jit(jax.vmap(data.draw, (0, None)))(keys, 3)
+    for i, key in enumerate(keys):
+        assert equal(jax.tree.map(lambda x: x[i], together), data.draw(key, 3))
+
+
 def test_an_array_that_changes_later_changes_nothing():
     X, y, _ = examples(4, 2)
     data = ej.tasks.from_arrays(X, y, batch=4)

@@ -60,7 +60,8 @@ print(json.dumps({
     "changed": [name for name in before if repr(before[name]) != repr(after[name])],
     "backend": xla_bridge.backends_are_initialized(),
     "heavy": sorted(
-        {"matplotlib", "orbax", "tqdm", "scipy.stats", "flax", "equinox"} & sys.modules.keys()
+        {"matplotlib", "orbax", "tqdm", "scipy.stats", "flax", "equinox", "h5py"}
+        & sys.modules.keys()
     ),
 }))
 """

@@ -79,7 +79,8 @@ def from_arrays(
     may be compiled whole and `vmap`ped over seeds. In an epoch no example comes twice; the N mod
     `batch` that fill no batch are others in each epoch, and none where `batch` divides N.
 
-    The arrays are part of the compiled program. What does not fit memory goes batch by batch: an
+    Each update sorts N numbers anew (on a busy CPU 7 ms for N = 8000, 30 ms for 60,000), and the arrays
+    are part of the compiled program, beside which they take their memory once more. What does not fit memory goes batch by batch: an
     iterable of batches (`ej.training.trainer`), each made by `ej.tasks.sequences`.
 
     Args:
