@@ -419,17 +419,30 @@ def test_events_are_counted_where_they_fall(found, dt, shuffle):
     wanted = np.zeros((12, 5))
     for step, unit in found:
         wanted[step, unit] += 1
-    on_the_edge = lambda e: ej.encodings.from_events(
-        [k * dt for k, _ in e], [unit for _, unit in e], n=5, dt=dt, T=12
-    )
-    assert np.array_equal(on_the_edge(found), wanted)
+
+    def on_the_edge(found, dtype):
+        """Of a step, in decimals: 0.3 / 0.1 is less than 3."""
+        t = np.array([round(k * dt, 9) for k, _ in found], dtype)
+        return ej.encodings.from_events(t, [unit for _, unit in found], n=5, dt=dt, T=12)
+
+    assert np.array_equal(on_the_edge(found, "float64"), wanted)
     shuffle.shuffle(found)
-    assert np.array_equal(on_the_edge(found), wanted)
+    assert np.array_equal(on_the_edge(found, "float32"), wanted)
     within = ej.encodings.from_events(
         np.array([(k + 0.4) * dt for k, _ in found], "float32"), [u for _, u in found], n=5, dt=dt
     )
     last = max(k for k, _ in found)
     assert np.array_equal(within, wanted[: last + 1])
+
+
+@given(st.sampled_from(["float16", "float32", "float64"]), st.integers(1, 400))
+def test_a_time_before_an_edge_stays_before_it(dtype, k):
+    """The last that the dtype tells from it."""
+    edge = np.array([k / 256], dtype)  # exact
+    before = np.nextafter(edge, 0, dtype=dtype)
+    steps = lambda t: len(ej.encodings.from_events(t, [0], n=1, dt=1 / 256)) - 1
+    assert steps(edge) == k
+    assert steps(before) == (k - 1 if dtype != "float64" else k)  # some units in the last place
 
 
 def test_no_events_are_no_counts():
