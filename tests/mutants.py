@@ -46,7 +46,7 @@ GROUPS = {
     "dependence": "test_dependence.py",
     "losses": "test_losses.py test_compare.py",
     "training": "test_training.py -k loop_one or batches or random_feedback or fit_pauses or accuracy",
-    "own data": "test_own_data.py -k masks or turn or order or loop_one or short or predictions or events",
+    "own data": "test_own_data.py -k masks or turn or order or loop_one or short or compares or event",
     "online": "test_online.py",
     "checkpoints": "test_checkpoints.py test_folders.py",
     "influence": "test_influence.py -k feedback4 or feedback6 or start_afresh or activity",
