@@ -191,8 +191,8 @@ def from_events(t: Any, unit: Any, n: int, dt: float, T: int | None = None) -> n
       T: steps; None: up to the last event's.
 
     Returns:
-      Counts [T, n], in JAX's default float. A time that differs from a step's start by rounding
-      belongs to that step.
+      Counts [T, n], in JAX's default float. A time that differs from a step's start by the rounding
+      of its own dtype belongs to that step.
 
     Raises:
       TypeError, ValueError: for times that are negative, not finite, or at T·dt or later; units that
@@ -215,8 +215,10 @@ def from_events(t: Any, unit: Any, n: int, dt: float, T: int | None = None) -> n
             "an event"
         )
     checks.within("unit", units, 0, n)
-    # 3 · 0.1 / 0.1 is less than 3: a few units in the last place are not a step.
-    step = np.floor(times / dt * (1 + 4 * np.finfo(float).eps))
+    # 0.3 / 0.1 is less than 3, and 0.3 as a float32 less still: rounding is not a step.
+    narrow = np.asarray(t).dtype
+    own = np.finfo(narrow).eps / 2 if np.issubdtype(narrow, np.floating) else 0.0
+    step = np.floor(times / dt * (1 + float(own) + 4 * np.finfo(float).eps))
     last = step.max(initial=-1)
     if T is None:
         if not times.size:

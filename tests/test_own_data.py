@@ -419,17 +419,31 @@ def test_events_are_counted_where_they_fall(found, dt, shuffle):
     wanted = np.zeros((12, 5))
     for step, unit in found:
         wanted[step, unit] += 1
-    on_the_edge = lambda e: ej.encodings.from_events(
-        [k * dt for k, _ in e], [unit for _, unit in e], n=5, dt=dt, T=12
-    )
-    assert np.array_equal(on_the_edge(found), wanted)
     shuffle.shuffle(found)
-    assert np.array_equal(on_the_edge(found), wanted)
     within = ej.encodings.from_events(
         np.array([(k + 0.4) * dt for k, _ in found], "float32"), [u for _, u in found], n=5, dt=dt
     )
     last = max(k for k, _ in found)
     assert np.array_equal(within, wanted[: last + 1])
+
+
+@pytest.mark.parametrize("dt", [0.02, 0.1, 0.3, 2.5])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_event_at_a_steps_start_is_of_that_step(dt, dtype):
+    """In decimals: 0.3 / 0.1 is less than 3."""
+    steps = np.arange(400)
+    t = np.array([round(k * dt, 9) for k in steps], dtype)
+    assert np.array_equal(ej.encodings.from_events(t, steps, n=400, dt=dt), np.eye(400))
+
+
+@given(st.sampled_from(["float16", "float32", "float64"]), st.integers(1, 400))
+def test_a_time_before_an_edge_stays_before_it(dtype, k):
+    """The last that the dtype tells from it."""
+    edge = np.array([k / 256], dtype)  # exact
+    before = np.nextafter(edge, 0, dtype=dtype)
+    steps = lambda t: len(ej.encodings.from_events(t, [0], n=1, dt=1 / 256)) - 1
+    assert steps(edge) == k
+    assert steps(before) == (k - 1 if dtype != "float64" else k)  # some units in the last place
 
 
 def test_no_events_are_no_counts():

@@ -80,8 +80,8 @@ def from_arrays(
     `batch` that fill no batch are others in each epoch, and none where `batch` divides N.
 
     Each update sorts N numbers anew (on a busy CPU 7 ms for N = 8000, 30 ms for 60,000), and the arrays
-    are part of the compiled program, beside which they take their memory once more. What does not fit memory goes batch by batch: an
-    iterable of batches (`ej.training.trainer`), each made by `ej.tasks.sequences`.
+    are part of the compiled program, beside which they take their memory once more. What does not fit
+    goes batch by batch: an iterable of batches (`ej.training.trainer`), made by `ej.tasks.sequences`.
 
     Args:
       X, y, lengths, named, batch_major: as in `sequences`; values that are known.
@@ -117,9 +117,8 @@ def from_arrays(
     if checks.size("batch", batch) > N:
         raise ValueError(f"batch: got {batch}, wanted at most N={N}, the examples there are")
     batches = N // batch
-    stored = tuple(
-        None if x is None else jnp.array(x) for x in (X, y, lengths)
-    )  # theirs may change
+    # Copies: the user's own may change.
+    stored = tuple(None if x is None else jnp.array(x) for x in (X, y, lengths))
 
     @jax.jit
     def drawn(key, u, *stored):
