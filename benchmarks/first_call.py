@@ -84,7 +84,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--small", action="store_true", help="one process each, which says little")
     args = parser.parse_args()
-    begin, repeats = time.perf_counter(), 1 if args.small else 5
+    begin, repeats = time.perf_counter(), 1 if args.small else 3
     rows = imports(repeats)
     for cell in ("lif", "alif", "lstm")[: 1 if args.small else 3]:
         rows += first_calls(cell, repeats)
