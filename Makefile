@@ -63,6 +63,17 @@ bench-peers: .venv-peers/.installed
 notebooks: .venv/.notebooks
 	$(BIN)/python notebooks/run.py
 
+# The site, in out/site: what is linked is there, what is public is told. The notebooks are not run.
+.PHONY: docs linkcheck
+docs: .venv/.docs
+	rm -rf out/site
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs . out/site
+	$(BIN)/python docs/tools/check.py out/site
+
+# Links to elsewhere, which need a network.
+linkcheck: .venv/.docs
+	$(BIN)/python -m sphinx -q -b linkcheck -c docs . out/linkcheck
+
 # 2,600 drawn examples from test_fuzz.py and test_state_machine.py, and 400 of any size from test_exact.py;
 # others at every run, which SEED=n repeats.
 SEED ?= $(shell date +%s)
