@@ -1,6 +1,6 @@
 """README as the package's description.
 
-Its links are relative, which is right in the repository. Where a package is shown without the repository
+Its links are relative, which is right in the repository. Where a package is shown without it,
 they have to be absolute, and are, as soon as pyproject.toml has the address (`Repository`).
 """
 

@@ -1,5 +1,5 @@
 """The site: `make docs`. Its sources are the repository's own files, where they lie, so that a relative
-link is right in the repository and on the site alike. A reader's browser fetches nothing from elsewhere.
+link is right in the repository and on the site alike. A browser fetches nothing from elsewhere.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""The site and README, as far as no build is needed: `make docs` builds, and holds every page to the rest."""
+"""The site and README, as far as no build is needed: `make docs` builds, and looks at every page."""
 
 import fnmatch
 import importlib.util

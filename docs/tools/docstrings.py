@@ -1,7 +1,8 @@
 """Docstrings are plain text, to be read in the file. Here they become what Sphinx reads.
 
 What is indented is a formula or a table, and is kept as it stands; a paragraph that begins with an
-equation keeps its lines; and a `*`, `|` or trailing `_` is that character. Args and Raises are napoleon's.
+equation keeps its lines; and a `*`, `|` or trailing `_` is that character. Args and Raises are
+napoleon's.
 """
 
 import itertools
