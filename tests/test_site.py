@@ -138,7 +138,7 @@ a_ * b_
 """
 AS_RST = r"""What it is: [T, \*batch, n], c\_ and *not* that.
 
-::
+.. code-block:: text
 
       ε^t = α ε^{t-1} + 1        Eq. 8
 

@@ -1,6 +1,6 @@
 """Which paths three rules keep, drawn from the rules themselves.
 
-    python docs/pictures/three_rules.py
+python docs/pictures/three_rules.py
 """
 
 import io

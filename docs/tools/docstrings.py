@@ -35,8 +35,10 @@ def text(block: list[str]) -> list[str]:
         return escaped(block)
     out: list[str] = []
     for indented, run in itertools.groupby(block, key=lambda line: line.startswith(" ")):
-        lines = list(run)
-        out += ["", "::", "", *("  " + x for x in lines), ""] if indented else escaped(lines)
+        if indented:
+            out += ["", ".. code-block:: text", "", *("  " + line for line in run), ""]
+        else:
+            out += escaped(list(run))
     return out
 
 
@@ -63,6 +65,8 @@ def process(app, what, name, obj, options, lines):
     if lines and lines[0].startswith("Alias for field number"):
         lines.clear()
     lines[:] = as_rst(lines)
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]  # a comment; or napoleon takes what stands before a colon for a type
 
 
 def setup(app):

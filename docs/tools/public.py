@@ -34,7 +34,7 @@ def all_names() -> list[str]:
 
 
 def as_ej() -> None:
-    """Let autodoc import every public module by its public name, with an `__all__`."""
+    """Let autodoc import every public module by its public name; what it is made of comes last."""
     for name, module in modules().items():
-        module.__all__ = names(module)
+        module.__all__ = sorted(names(module), key=lambda n: inspect.isclass(getattr(module, n)))
         sys.modules[name] = module
