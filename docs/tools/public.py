@@ -1,17 +1,30 @@
 """The public names, as users write them: `ej.cells.alif`, not the file where it stands."""
 
+import importlib
 import inspect
+import pkgutil
 import sys
 
 import eprop_jax as ej
-from eprop_jax import plotting
+
+ALONE = ("eprop_jax.plotting", "eprop_jax.interop")
+"""what is not part of `ej`: of these, the modules with an `__all__` are public"""
 
 
 def modules() -> dict:
-    """{"ej": the library, "ej.cells": …}, and what is imported by itself."""
+    """{"ej": the library, "ej.cells": …}, and what is imported by its own name."""
     below = {f"ej.{name}": getattr(ej, name) for name in ej.__all__}
     below = {name: module for name, module in below.items() if inspect.ismodule(module)}
-    return {"ej": ej, **below, "eprop_jax.plotting": plotting}
+    return {"ej": ej, **below, **by_themselves()}
+
+
+def by_themselves() -> dict:
+    """{"eprop_jax.plotting": …}"""
+    named = [
+        m.name for m in pkgutil.walk_packages(ej.__path__, "eprop_jax.") if m.name.startswith(ALONE)
+    ]
+    found = {name: importlib.import_module(name) for name in named}
+    return {name: module for name, module in found.items() if hasattr(module, "__all__")}
 
 
 def names(module) -> list[str]:
