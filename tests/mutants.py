@@ -44,6 +44,7 @@ GROUPS = {
     "masks": "test_masks.py -k (alone and BPTT) or singular or masked_is_safe",
     "derivative": "test_derivative.py -k e-prop-None or refused or autodiff",
     "layer": "test_layer.py -k masked or activity or (afresh or across) and alif or beside",
+    "site": "test_site.py",
     "dependence": "test_dependence.py",
     "losses": "test_losses.py test_compare.py",
     "training": "test_training.py -k loop_one or batches or random_feedback or fit_pauses or accuracy",
@@ -290,6 +291,11 @@ MUTANTS = [
     Mutant("dependence", "engine/dependence.py", "[which.union(*each)",
            "[frozenset().union(*each)"),
     Mutant("dependence", "engine/dependence.py", "return [again | x for x", "return [x for x"),
+    # what the site is made with
+    Mutant("site", "../docs/tools/check.py", "not target.exists() or", "False or"),
+    Mutant("site", "../docs/tools/check.py", "place not in known", "False"),
+    Mutant("site", "../docs/tools/docstrings.py", 'first == "Returns:"', "False"),
+    Mutant("site", "../docs/tools/docstrings.py", "EQUATION.match(block[0])", "False"),
 ]  # fmt: skip
 
 
