@@ -67,6 +67,10 @@ def mixed(n):
     return np.where(np.arange(n) % 2 == 0, 0.0, 0.4)
 
 
+def without_tau(options):
+    return {k: v for k, v in options.items() if k != "tau_m"}
+
+
 CELLS = {
     "rnn": CellCase(lambda n_in, n: ej.cells.rnn(n_in, n, gain_rec=1.5), lambda n: ref.rnn()),
     "leaky_rnn": CellCase(
@@ -80,6 +84,18 @@ CELLS = {
     "linear_recurrence": CellCase(
         lambda n_in, n: ej.cells.linear_recurrence(n_in, n, decay=0.9, frequency=0.4),
         lambda n: ref.linear_recurrence(0.9, 0.4),
+    ),
+    "cuba_lif": CellCase(
+        lambda n_in, n: ej.cells.cuba_lif(n_in, n, tau_syn=8.0, **SPIKING),
+        lambda n: ref.currents(ALPHA, RHO, v_th=0.3, psi=psi),
+    ),
+    "integrate_fire": CellCase(
+        lambda n_in, n: ej.cells.integrate_fire(n_in, n, **without_tau(SPIKING)),
+        lambda n: ref.currents(1.0, v_th=0.3, psi=psi),
+    ),
+    "li": CellCase(
+        lambda n_in, n: ej.cells.li(n_in, n, alpha=0.6, r=0.5, v_leak=0.2, gain_rec=1.5),
+        lambda n: ref.currents(0.6, r=0.5, v_leak=0.2),
     ),
 }
 VARIANTS = {
@@ -106,7 +122,22 @@ VARIANTS = {
         reset_gradient=True,
         trainable=("tau_m", "tau_a", "beta", "v_th"),
     ),
-}
+    "cuba_lif, all trained, reset to a value": CellCase(
+        lambda n_in, n: ej.cells.cuba_lif(
+            n_in, n, tau_syn=8.0, r=np.linspace(1.0, 2.0, n), v_leak=0.1, v_reset=-0.2,
+            scale_input=True, reset_gradient=True,
+            trainable=("tau_syn", "tau_m", "v_leak", "v_th"), **SPIKING,
+        ),
+        lambda n: ref.currents(
+            ALPHA, RHO, np.linspace(1.0, 2.0, n), 0.1, 0.3, -0.2, True, True, psi
+        ),
+        theta_in_output=True,
+    ),
+    "integrate_fire, reset to a value": CellCase(
+        lambda n_in, n: ej.cells.integrate_fire(n_in, n, v_reset=0.1, **without_tau(SPIKING)),
+        lambda n: ref.currents(1.0, v_th=0.3, v_reset=0.1, psi=psi),
+    ),
+}  # fmt: skip
 READOUTS = {
     "linear": ReadoutCase(lambda n, n_out: ej.readouts.linear(n, n_out), ref.linear),
     "leaky": ReadoutCase(lambda n, n_out: ej.readouts.leaky(n, n_out, kappa=0.7), ref.leaky(0.7)),

@@ -127,6 +127,33 @@ def alif(
     return Unit(lambda n: (jnp.zeros(n), jnp.zeros(n), jnp.zeros(n, int)), step, output)
 
 
+def currents(alpha, alpha_s=None, r=1.0, v_leak=0.0, v_th=None, v_reset=None, scale=False,
+             reset_gradient=False, psi=arctan):  # fmt: skip
+    """A synaptic current where there is `alpha_s`, a threshold where there is `v_th`: (v, i)."""
+
+    def threshold(p):
+        u = p.get("theta", {}).get("v_th")
+        return v_th if u is None else jnp.exp(u)
+
+    def output(p, c):
+        return c[0] if v_th is None else spike(c[0] - threshold(p), psi)
+
+    def step(p, c, h, x):
+        v, i = c
+        al, leak = decay(p, "tau_m", alpha), p.get("theta", {}).get("v_leak", v_leak)
+        al_s = 0.0 if alpha_s is None else decay(p, "tau_syn", alpha_s)
+        i = al_s * i + (1 - al_s if scale else 1.0) * drive(p, x, h)
+        z = 0.0 if v_th is None else output(p, c)
+        z = z if reset_gradient else stop(z)
+        taken = 0.0 if v_th is None or v_reset is not None else threshold(p) * z
+        taken = taken if reset_gradient else stop(taken)
+        v = v if v_reset is None else (1 - z) * v + z * v_reset
+        charge = (1 - al if scale else 1.0) * r * i
+        return al * v + (1 - al) * leak + charge - taken, i
+
+    return Unit(lambda n: (jnp.zeros(n),) * 2, step, output)
+
+
 # -- read-outs: (p, y^{t-1}, a^t) -> y^t -----------------------------------------------------------
 
 

@@ -87,13 +87,17 @@ def test_units_that_do_not_hear_themselves_have_one_synapse_less():
 # -- time constants, decays, thresholds ------------------------------------------------------------
 
 
-def test_default_time_constants_are_20_and_200_ms():
+def test_default_time_constants_are_5_and_20_and_200_ms():
     fast, slow = np.exp(-1 / 20), np.exp(-1 / 200)
     assert np.allclose(ej.cells.alif(2, 3).constants["alpha"], fast, rtol=1e-14)
     assert np.allclose(ej.cells.alif(2, 3).constants["rho"], slow, rtol=1e-14)
     assert np.allclose(ej.cells.lif(2, 3).constants["alpha"], fast, rtol=1e-14)
     assert np.allclose(ej.cells.leaky_rnn(2, 3).constants["alpha"], fast, rtol=1e-14)
     assert np.allclose(ej.readouts.leaky(2, 3).constants["kappa"], fast, rtol=1e-14)
+    assert np.allclose(ej.cells.li(2, 3).constants["alpha"], fast, rtol=1e-14)
+    cuba = ej.cells.cuba_lif(2, 3).constants
+    assert np.allclose(cuba["alpha"], fast, rtol=1e-14)
+    assert np.allclose(cuba["alpha_syn"], np.exp(-1 / 5), rtol=1e-14)
     half = ej.cells.alif(2, 3, dt=0.5).constants
     assert np.allclose(half["alpha"], fast**0.5, rtol=1e-14)
     assert np.allclose(half["rho"], slow**0.5, rtol=1e-14)

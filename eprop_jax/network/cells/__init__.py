@@ -5,6 +5,7 @@ it through `w_rec`, its own output included, is *explicit* (e-prop cuts it). Eac
 which is which. Weights are [pre, post]; n units, n_in inputs; time constants share dt's unit (ms).
 """
 
+from eprop_jax.network.cells.currents import CurrentState, cuba_lif, integrate_fire, li
 from eprop_jax.network.cells.custom import custom
 from eprop_jax.network.cells.gated import LSTMState, gru, lstm
 from eprop_jax.network.cells.rate import (
@@ -18,12 +19,16 @@ from eprop_jax.network.cells.spiking import SpikingState, alif, lif
 
 __all__ = [
     "ComplexState",
+    "CurrentState",
     "LSTMState",
     "SpikingState",
     "alif",
+    "cuba_lif",
     "custom",
     "gru",
+    "integrate_fire",
     "leaky_rnn",
+    "li",
     "lif",
     "linear_recurrence",
     "lstm",
