@@ -56,6 +56,7 @@ GROUPS = {
     "graph": "test_graph.py",
     "commands": "test_runs.py -k of_a_stack and not resumed",
     "synapses": "test_synapses.py -k kind_is or absent or fan_in or layer_is",
+    "nir": "test_nir.py test_nir_refused.py",
     "initial": "test_initial.py -k autodiff or afresh or truncated",
     "delays": "test_delays.py",
     "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",
@@ -249,6 +250,15 @@ MUTANTS = [
     Mutant("cost", "run/cost.py", "2 * max(cell.n_units", "max(cell.n_units"),
     Mutant("e-prop", "run/sequence.py", "if full < T:", "if False:"),
     Mutant("e-prop", "run/sequence.py", "(carry, start + size), out", "(carry, start), out"),
+    # graphs of other simulators
+    Mutant("nir", "interop/nir/steps.py", "(rest - P)", "rest"),
+    Mutant("nir", "interop/nir/steps.py", "rest * keep, p", "rest, p"),
+    Mutant("nir", "interop/nir/units.py", "z * (t[\"v_reset\"] - v), 0.0)", "z * t[\"v_reset\"], 0.0)"),
+    Mutant("nir", "interop/nir/units.py", "1.0 - surrogates.heaviside(-x", "surrogates.heaviside(x"),
+    Mutant("nir", "interop/nir/maps.py", "steps = steps + np", "steps = np"),
+    Mutant("nir", "interop/nir/maps.py", "s.tie(x[..., back_again])", "s.tie(x)"),
+    Mutant("nir", "interop/nir/writing.py", ".dtype), at + size", ".dtype), at"),
+    Mutant("nir", "interop/nir/graph.py", "if name != sink and not", "if False and not"),
     # refusals
     Mutant("refusals", "checks/given.py", "    _plain_dicts(\"params\", params)", "    pass"),
     Mutant("refusals", "network/functions.py", "if _ours(error):", "if True:"),

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 import eprop_jax as ej
 from eprop_jax import plotting, training
 from eprop_jax.cli import experiments
+from eprop_jax.interop import nir
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 2)
@@ -447,6 +448,26 @@ LOSSES = [
 
 S = ej.synapses
 PUBLIC = [
+    # graphs of other simulators
+    ("nir.read", lambda: nir.read(None, 1e-3), ("graph", "NoneType", "nir.NIRGraph")),
+    ("nir.read", lambda: nir.read(NET, 1e-3), ("graph", "Network", "nir.NIRGraph")),
+    ("nir.read", lambda: nir.read(None, 0.0), ("dt", "0.0", "positive")),
+    ("nir.read", lambda: nir.read(None, "1 ms"), ("dt", "'1 ms'", "real numbers")),
+    ("nir.read", lambda: nir.read(None, 1e-3, discretise="rk4"), ("discretise", "'rk4'", "'euler'")),
+    ("nir.read", lambda: nir.read(None, 1e-3, reset="zero"), ("reset", "'zero'", "'subtract_late'")),
+    ("nir.read", lambda: nir.read(None, 1e-3, reset_gradient=1), ("reset_gradient", "1", "True or")),
+    ("nir.read", lambda: nir.read(None, 1e-3, surrogate="relu"), ("surrogate", "str", "function")),
+    ("nir.read", lambda: nir.read(None, 1e-3, surrogate=ej.surrogates.arctan),
+     ("psi", "arctan itself", "arctan()")),
+    ("nir.write", lambda: nir.write(None, PARAMS, 1e-3), ("net", "NoneType", "Network")),
+    ("nir.write", lambda: nir.write(GRU, PARAMS, 1e-3),
+     ("params['cell']['bias']['hn']", "another network")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, -1.0), ("dt", "-1.0", "positive")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3, like=3), ("like", "int", "nir.NIRGraph")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3, reset="no"), ("reset", "'no'", "'value'")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3, discretise="no"),
+     ("discretise", "'no'", "'exact'")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3), ("net", "rnn", "lif")),
     # synapses
     ("synapses.sparse", lambda: S.sparse(), ("fan_in, edges", "neither")),
     ("synapses.sparse", lambda: S.sparse(3, edges=[(0, 1)]), ("fan_in, edges", "both")),
@@ -933,7 +954,7 @@ def public_functions():
         name: getattr(ej, name) for name in ej.__all__ if inspect.ismodule(getattr(ej, name))
     }
     found = {name for name in ej.__all__ if inspect.isfunction(getattr(ej, name))} | {"Network"}
-    for label, module in {**modules, "plotting": plotting}.items():
+    for label, module in {**modules, "plotting": plotting, "nir": nir}.items():
         names = getattr(module, "__all__", None) or [n for n in dir(module) if n[0] != "_"]
         for name in names:
             value = getattr(module, name)
