@@ -58,6 +58,7 @@ def test_docstring_examples_run():
     [
         ("README.md", 3),
         ("docs/RECIPES.md", 2),
+        ("docs/CELLS.md", 1),
         ("docs/INSIDE_OTHER_LIBRARIES.md", 3),
         ("docs/NIR.md", 3),
         ("docs/OWN_DATA.md", 6),

@@ -1,5 +1,5 @@
-"""AdEx, Izhikevich's unit and the LRU against their equations in NumPy; noise and dropout in a unit, seen
-alike by every rule."""
+"""AdEx, Izhikevich's unit and the LRU against their equations in NumPy; noise and dropout in a unit:
+every rule sees the same."""
 
 import functools
 

@@ -35,6 +35,7 @@ def step_response(
     steps: int = 160,
     dt: float = 1.0,
     units: Mapping[str, str] | None = None,
+    highest: float | None = None,
 ) -> Any:
     """The output and the state of a cell's unit 0, whose drive is `size` from step `start` to `stop`.
 
@@ -50,6 +51,7 @@ def step_response(
       start, stop, steps: of the step, and of all that is drawn.
       dt: ms a step.
       units: {component: unit}, to be printed.
+      highest: the first component is drawn no higher, as the peak of a spike, which a step overshoots.
 
     Raises:
       TypeError: for what is no Axes or no cell.
@@ -67,11 +69,14 @@ def step_response(
     checks.positive("dt", checks.number("dt", dt))
     found = response(cell, size, start, stop, steps)
     spiking = bool(np.all((found.output == 0) | (found.output == 1)))
-    shown = tuple(shown) or (tuple(found.state)[:1] if spiking else ())
-    checks.names("shown", shown, tuple(found.state))
+    every = tuple(found.state)
+    shown = checks.names("shown", tuple(shown) or every[: int(spiking)], every)
     units, t = dict(units or {}), np.arange(steps) * dt
     label = lambda name: f"{name} ({units[name]})" if name in units else name
     first = ("h", found.output) if not spiking else (shown[0], found.state[shown[0]])
+    if highest is not None:
+        checks.number("highest", highest)
+        first = first[0], np.minimum(first[1], highest)
     ax.axvspan(start * dt, stop * dt, color="0.93", linewidth=0, zorder=0)
     ax.plot(t, first[1], color=style.COLOURS[0], linewidth=1.1)
     ax.set_ylabel(label(first[0]), color=style.COLOURS[0])
@@ -88,6 +93,8 @@ def step_response(
         right.plot(t, found.state[name], color=style.COLOURS[1], linestyle="--", linewidth=1.1)
         right.set_ylabel(label(name), color=style.COLOURS[1])
         right.spines["top"].set_visible(False)
+        low, high = right.get_ylim()
+        right.set_ylim(low, high + (0.2 * (high - low) if spiking else 0.0))  # below the ticks
     ax.spines["top"].set_visible(False)
     ax.spines["right"].set_visible(bool(others))
     return ax
@@ -103,7 +110,7 @@ def response(cell: Cell, size: Any, start: int, stop: int, steps: int) -> Respon
         )
     like = jax.eval_shape(lambda: cell.init(jax.random.key(0)))
     drives = unitwise.gate_names(like)
-    sizes = dict(size) if isinstance(size, Mapping) else dict.fromkeys(drives, size)
+    sizes: dict[str, Any] = dict(size) if isinstance(size, Mapping) else dict.fromkeys(drives, size)
     checks.names("size", tuple(sizes), drives)
     for x in sizes.values():
         checks.number("size", x)

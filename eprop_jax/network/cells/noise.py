@@ -196,8 +196,9 @@ def _drawn(cell: Cell, name, key, dynamics, output, constants, kept=None) -> Cel
 
 def _words(s: DrawnState, draws: int) -> list:
     """A word of 32 random bits for each draw of this step."""
-    hashes = -(-draws // 3)
-    found = (_hash(*s.key, s.count * jnp.uint32(hashes) + jnp.uint32(i)) for i in range(hashes))
+    hashes, (x, y) = -(-draws // 3), s.key
+    number = s.count * jnp.uint32(hashes)
+    found = (_hash(x, y, number + jnp.uint32(i)) for i in range(hashes))
     return [word for three in found for word in three][:draws]
 
 
