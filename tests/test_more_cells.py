@@ -438,3 +438,37 @@ def test_components_keep_their_names_under_noise():
 
     assert float(loss) == pytest.approx(float(total(params)), rel=1e-12)
     ref.assert_same(grads, jax.grad(total)(params))
+
+
+def test_a_stack_with_noise_runs_in_chunks_is_exported_and_reported():
+    k1, k2 = jax.random.split(KEY)
+    cells = [
+        ej.cells.noisy(ej.cells.lif(2, N, v_th=0.3), 0.3, key=k1),
+        ej.cells.dropout(ej.cells.leaky_rnn(N, N, tau=3.0), 0.3, key=k2),
+    ]
+    net = ej.Network(cells, ej.readouts.linear(N, 2))
+    assert str(net).startswith("Network([noisy lif 2 -> 3, dropout leaky_rnn 3 -> 3]")
+    params = net.init(KEY)
+    rule = ej.by_paths(net, LOSS, paths="i*f*")
+    xs, ys = jax.random.normal(k1, (T, B, 2)), jnp.ones((T, B, 2))
+    resets = jnp.zeros((T, B), bool).at[3, 0].set(True)
+    by_chunk = [
+        ej.value_and_grad(rule, chunk=chunk)(params, xs, ys, resets=resets) for chunk in (None, 2)
+    ]
+    ref.assert_same(by_chunk[1][1], by_chunk[0][1])
+    carry = rule.init(params, (B,))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, carry))
+    exported = jax.export.export(jax.jit(rule.step))(*shapes, xs, ys)
+    again = jax.export.deserialize(exported.serialize()) if _flatbuffers() else exported
+    after, out = again.call(params, carry, xs, ys)
+    assert jax.tree.structure(after) == jax.tree.structure(carry)
+    assert np.array_equal(out.outputs, net.apply(params, xs).outputs)
+    assert not ej.paths.report(rule, params).layers[1].unconnected
+
+
+def _flatbuffers():
+    try:
+        import flatbuffers  # noqa: F401  # pyright: ignore
+    except ImportError:
+        return False
+    return True
