@@ -19,7 +19,10 @@ import jax
 from jax import export
 
 from eprop_jax.engine.layers.plan import PathsCarry
+from eprop_jax.network.cells.currents import CurrentState
 from eprop_jax.network.cells.gated import LSTMState
+from eprop_jax.network.cells.noise import DrawnState
+from eprop_jax.network.cells.physical import AdExState, IzhikevichState
 from eprop_jax.network.cells.rate import ComplexState
 from eprop_jax.network.cells.spiking import SpikingState
 from eprop_jax.network.types import Carry, FirstCarry, Gamma, PyTree, State, StepOutput
@@ -34,7 +37,7 @@ __all__ = ["register"]
 TYPES = (
     *(State, Gamma, Carry, FirstCarry, PathsCarry, *CARRIES),
     *(StepOutput, Aux, OnlineState, TrainState, Fidelity, Comparison),
-    *(SpikingState, LSTMState, ComplexState),
+    *(SpikingState, LSTMState, ComplexState, CurrentState, AdExState, IzhikevichState),
 )
 
 
@@ -77,3 +80,11 @@ def _register(kind: type) -> None:
 
 for _kind in TYPES:
     _register(_kind)
+
+with contextlib.suppress(ValueError):  # as in `_register`
+    export.register_pytree_node_serialization(
+        DrawnState,
+        serialized_name=f"{DrawnState.__module__}.{DrawnState.__qualname__}",
+        serialize_auxdata=lambda _: b"",
+        deserialize_auxdata=lambda _: None,
+    )

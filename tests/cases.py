@@ -67,6 +67,44 @@ def mixed(n):
     return np.where(np.arange(n) % 2 == 0, 0.0, 0.4)
 
 
+def without_tau(options):
+    return {k: v for k, v in options.items() if k != "tau_m"}
+
+
+# So driven that they spike within a few steps.
+WIDE = ej.surrogates.arctan(0.05, 30.0)
+ADEX = dict(
+    C=200.0, g=20.0, E=-62.0, VT=-50.0, D=5.0, tau=6.0, a=40.0, b=300.0, back=-55.0, peak=-35.0
+)  # fmt: skip
+FAST = dict(a=0.1, b=0.25, c=-55.0, d=4.0)
+
+
+def wide(x):
+    return ref.arctan(x, 0.05, 30.0)
+
+
+def adex(trained):
+    k = ADEX
+    return CellCase(
+        lambda n_in, n: ej.cells.adex(
+            n_in, n, c_m=k["C"], g_l=k["g"], e_l=k["E"], v_t=k["VT"], delta_t=k["D"], tau_w=k["tau"],
+            a=k["a"], b=k["b"], v_reset=k["back"], v_peak=k["peak"], dt=0.5, current=12000.0,
+            gain_rec=2.0, surrogate=WIDE, trainable=trained,
+        ),
+        lambda n: ref.adex(k, wide, dt=0.5, scale=12000.0),
+    )  # fmt: skip
+
+
+def izhikevich(trained, reset_gradient):
+    return CellCase(
+        lambda n_in, n: ej.cells.izhikevich(
+            n_in, n, **FAST, current=60.0, gain_rec=2.0, surrogate=WIDE, trainable=trained,
+            reset_gradient=reset_gradient,
+        ),
+        lambda n: ref.izhikevich(FAST, wide, scale=60.0, reset_gradient=reset_gradient),
+    )  # fmt: skip
+
+
 CELLS = {
     "rnn": CellCase(lambda n_in, n: ej.cells.rnn(n_in, n, gain_rec=1.5), lambda n: ref.rnn()),
     "leaky_rnn": CellCase(
@@ -80,6 +118,18 @@ CELLS = {
     "linear_recurrence": CellCase(
         lambda n_in, n: ej.cells.linear_recurrence(n_in, n, decay=0.9, frequency=0.4),
         lambda n: ref.linear_recurrence(0.9, 0.4),
+    ),
+    "cuba_lif": CellCase(
+        lambda n_in, n: ej.cells.cuba_lif(n_in, n, tau_syn=8.0, **SPIKING),
+        lambda n: ref.currents(ALPHA, RHO, v_th=0.3, psi=psi),
+    ),
+    "integrate_fire": CellCase(
+        lambda n_in, n: ej.cells.integrate_fire(n_in, n, **without_tau(SPIKING)),
+        lambda n: ref.currents(1.0, v_th=0.3, psi=psi),
+    ),
+    "li": CellCase(
+        lambda n_in, n: ej.cells.li(n_in, n, alpha=0.6, r=0.5, v_leak=0.2, gain_rec=1.5),
+        lambda n: ref.currents(0.6, r=0.5, v_leak=0.2),
     ),
 }
 VARIANTS = {
@@ -95,6 +145,11 @@ VARIANTS = {
         ),
         lambda n: ref.linear_recurrence(None, None),
     ),
+    "lru": CellCase(lambda n_in, n: ej.cells.lru(n_in, n, r_min=0.3), lambda n: ref.lru()),
+    "adex": adex(()),
+    "adex, all trained": adex(("tau_w", "a", "b", "v_t", "delta_t")),
+    "izhikevich": izhikevich((), False),
+    "izhikevich, all trained": izhikevich(("a", "b", "c", "d"), True),
     "lif, reset gradient": spiking(reset_gradient=True),
     "lif, refractory": spiking(refractory=3),
     "alif, reset gradient": spiking(adaptive=True, reset_gradient=True),
@@ -106,7 +161,22 @@ VARIANTS = {
         reset_gradient=True,
         trainable=("tau_m", "tau_a", "beta", "v_th"),
     ),
-}
+    "cuba_lif, all trained, reset to a value": CellCase(
+        lambda n_in, n: ej.cells.cuba_lif(
+            n_in, n, tau_syn=8.0, r=np.linspace(1.0, 2.0, n), v_leak=0.1, v_reset=-0.2,
+            scale_input=True, reset_gradient=True,
+            trainable=("tau_syn", "tau_m", "v_leak", "v_th"), **SPIKING,
+        ),
+        lambda n: ref.currents(
+            ALPHA, RHO, np.linspace(1.0, 2.0, n), 0.1, 0.3, -0.2, True, True, psi
+        ),
+        theta_in_output=True,
+    ),
+    "integrate_fire, reset to a value": CellCase(
+        lambda n_in, n: ej.cells.integrate_fire(n_in, n, v_reset=0.1, **without_tau(SPIKING)),
+        lambda n: ref.currents(1.0, v_th=0.3, v_reset=0.1, psi=psi),
+    ),
+}  # fmt: skip
 READOUTS = {
     "linear": ReadoutCase(lambda n, n_out: ej.readouts.linear(n, n_out), ref.linear),
     "leaky": ReadoutCase(lambda n, n_out: ej.readouts.leaky(n, n_out, kappa=0.7), ref.leaky(0.7)),

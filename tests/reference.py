@@ -127,6 +127,91 @@ def alif(
     return Unit(lambda n: (jnp.zeros(n), jnp.zeros(n), jnp.zeros(n, int)), step, output)
 
 
+def currents(alpha, alpha_s=None, r=1.0, v_leak=0.0, v_th=None, v_reset=None, scale=False,
+             reset_gradient=False, psi=arctan):  # fmt: skip
+    """A synaptic current where there is `alpha_s`, a threshold where there is `v_th`: (v, i)."""
+
+    def threshold(p):
+        u = p.get("theta", {}).get("v_th")
+        return v_th if u is None else jnp.exp(u)
+
+    def output(p, c):
+        return c[0] if v_th is None else spike(c[0] - threshold(p), psi)
+
+    def step(p, c, h, x):
+        v, i = c
+        al, leak = decay(p, "tau_m", alpha), p.get("theta", {}).get("v_leak", v_leak)
+        al_s = 0.0 if alpha_s is None else decay(p, "tau_syn", alpha_s)
+        i = al_s * i + (1 - al_s if scale else 1.0) * drive(p, x, h)
+        z = 0.0 if v_th is None else output(p, c)
+        z = z if reset_gradient else stop(z)
+        taken = 0.0 if v_th is None or v_reset is not None else threshold(p) * z
+        taken = taken if reset_gradient else stop(taken)
+        v = v if v_reset is None else (1 - z) * v + z * v_reset
+        charge = (1 - al if scale else 1.0) * r * i
+        return al * v + (1 - al) * leak + charge - taken, i
+
+    return Unit(lambda n: (jnp.zeros(n),) * 2, step, output)
+
+
+def adex(of, psi, *, dt, scale):
+    """(v, w); `of` holds C, g, E, VT, D, tau, a, b, back, peak. Trained: log τ_w, a, b, V_T and
+    log Δ_T."""
+
+    def values(p):
+        u = p.get("theta", {})
+        own = {"tau": jnp.exp(u["tau_w"]), "D": jnp.exp(u["delta_t"])} if u else {}
+        return of | own | {k: u[q] for k, q in (("a", "a"), ("b", "b"), ("VT", "v_t")) if u}
+
+    output = lambda p, c: spike(c[0] - of["peak"], psi)
+
+    def step(p, c, h, x):
+        k, z = values(p), output(p, c)
+        v, w = jnp.where(stop(z) > 0.5, k["back"], c[0]), c[1] + k["b"] * z
+        ceiling = stop((k["peak"] - k["back"]) * k["C"] / (k["g"] * k["D"] * dt))
+        e = jnp.exp((v - k["VT"]) / k["D"])
+        dv = -k["g"] * (v - k["E"]) + k["g"] * k["D"] * jnp.where(e < ceiling, e, ceiling)
+        dv = (dv - w + scale * drive(p, x, h)) / k["C"]
+        return v + dt * dv, w + dt / k["tau"] * (k["a"] * (v - k["E"]) - w)
+
+    return Unit(lambda n: (jnp.full(n, of["E"]), jnp.zeros(n)), step, output)
+
+
+def izhikevich(of, psi, *, scale, reset_gradient, parts=2):
+    """(v, u); `of` holds a, b, c, d. Trained: log a, b, c, d."""
+
+    def values(p):
+        u = p.get("theta", {})
+        return {"a": jnp.exp(u["a"]), "b": u["b"], "c": u["c"], "d": u["d"]} if u else of
+
+    output = lambda p, c: spike(c[0] - 30.0, psi)
+
+    def step(p, s, h, x):
+        k, z = values(p), output(p, s)
+        v = s[0] + (z if reset_gradient else stop(z)) * (k["c"] - s[0])
+        u = s[1] + k["d"] * z
+        for _ in range(parts):
+            on = v + (0.04 * v**2 + 5 * v + 140 - u + scale * drive(p, x, h)) / parts
+            v = jnp.where(v >= 30.0, v, on)
+        return v, u + k["a"] * (k["b"] * v - u)
+
+    return Unit(lambda n: (jnp.full(n, -65.0), jnp.full(n, -65.0 * of["b"])), step, output)
+
+
+def lru():
+    """Complex, by JAX's own complex numbers; −ν, θ and log γ trained."""
+
+    def step(p, c, h, x):
+        u = p["theta"]
+        rotation = jnp.exp(jax.lax.complex(-jnp.exp(-u["decay"]), u["frequency"]))
+        a = jax.lax.complex(*(x @ p["w_in"][g] + p["bias"][g] for g in ("re", "im")))
+        gamma = jax.lax.complex(jnp.exp(u["gamma"]), jnp.zeros_like(u["gamma"]))
+        s = rotation * jax.lax.complex(*c) + gamma * a
+        return jnp.real(s), jnp.imag(s)
+
+    return Unit(lambda n: (jnp.zeros(n), jnp.zeros(n)), step, lambda p, c: c[0])
+
+
 # -- read-outs: (p, y^{t-1}, a^t) -> y^t -----------------------------------------------------------
 
 

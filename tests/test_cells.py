@@ -423,7 +423,7 @@ def test_a_state_loss_may_read_every_component(chunk):
 def test_initial_weights_have_the_stated_spread(name):
     cell = CELLS[name].make(50, 80)
     params = cell.init(jax.random.key(0))
-    gains = {"w_in": 2.0 if "lif" in name else 1.0}
+    gains = {"w_in": 2.0 if "lif" in name or "fire" in name else 1.0}
     for line, gain in gains.items():
         for w in jax.tree.leaves(params[line]):
             assert float(jnp.std(w)) == pytest.approx(gain / 50**0.5, rel=0.1)
@@ -445,3 +445,25 @@ def test_readouts_by_hand():
     assert np.allclose(read(scaled, [1.0, 0.0, 2.0]), [1.5, 0.375, 3.09375])
     own = ReadoutCase(lambda n, o: ej.readouts.custom(n, o, lambda p, y, a: y * a, y_0=1.0), None)
     assert np.allclose(read(own.make(1, 1), [1.0, 0.5, 2.0]), [2, 2, 8])
+
+
+def test_a_current_decays_into_a_voltage_that_leaks_and_resets():
+    options = dict(alpha_syn=0.5, alpha=0.8, v_leak=0.5, r=2.0, v_th=3.0)
+    c, z = simulate(ej.cells.cuba_lif(1, 1, **options), [1.0, 0.0, 1.0, 0.0])
+    # I: 1, .5, 1.25, .625; v: .1+2, 1.78+1, 2.324+2.5 (spike), 3.9592+1.25-3
+    assert np.allclose(c.i, [1.0, 0.5, 1.25, 0.625], rtol=1e-14)
+    assert np.allclose(c.v, [2.1, 2.78, 4.824, 2.2092], rtol=1e-14)
+    assert z == [0, 0, 1, 0]
+    c, _ = simulate(ej.cells.cuba_lif(1, 1, v_reset=-1.0, **options), [1.0, 0.0, 1.0, 0.0])
+    assert np.allclose(c.v, [2.1, 2.78, 4.824, 0.1 - 0.8 + 1.25], rtol=1e-14)
+    scaled = ej.cells.cuba_lif(1, 1, alpha_syn=0.5, alpha=0.8, r=2.0, scale_input=True)
+    assert np.allclose(simulate(scaled, [1.0] * 90)[0].i[-1], 1.0, rtol=1e-12)
+
+
+def test_integrators_keep_what_they_hear():
+    c, z = simulate(ej.cells.integrate_fire(1, 1, r=0.5), [1.0, 1.5, 0.0, 0.0])
+    assert np.allclose(c.v, [0.5, 1.25, 0.25, 0.25], rtol=1e-14) and z == [0, 1, 0, 0]
+    c, _ = simulate(ej.cells.integrate_fire(1, 1, r=0.5, v_reset=-0.5), [1.0, 1.5, 0.0, 2.0])
+    assert np.allclose(c.v, [0.5, 1.25, -0.5, 0.5], rtol=1e-14)
+    c, h = simulate(ej.cells.li(1, 1, alpha=0.5, r=2.0, v_leak=1.0), [1.0, 0.0, -1.0])
+    assert np.allclose(c.v, [2.5, 1.75, -0.625], rtol=1e-14) and h == c.v

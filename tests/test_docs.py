@@ -1,6 +1,6 @@
 """Every example that the library prints is run, and every public function has one."""
 
-import importlib
+import importlib.util
 import inspect
 import os
 import pathlib
@@ -21,10 +21,13 @@ MODULES = sorted(
 )
 NEEDS = {
     "docs/INSIDE_OTHER_LIBRARIES.md": ("flax", "equinox"),
+    "docs/NIR.md": ("nir",),
     "docs/CHECKPOINTS.md": ("orbax.checkpoint",),
     "docs/EXPORT.md": ("flatbuffers",),
     "docs/LAYERS.md": ("matplotlib",),
 }
+# Whose examples are of an optional package.
+EXTRA = {f"eprop_jax.interop.nir{x}": "nir" for x in ("", ".reading", ".writing")}
 # Doctests print float32: they run as a user would run them, in a process of their own.
 RUN_DOCTESTS = """
 import doctest, importlib, sys
@@ -50,7 +53,8 @@ def run(*command):
 
 
 def test_docstring_examples_run():
-    done = run("-c", RUN_DOCTESTS, "eprop_jax", *MODULES)
+    there = [m for m in MODULES if m not in EXTRA or importlib.util.find_spec(EXTRA[m])]
+    done = run("-c", RUN_DOCTESTS, "eprop_jax", *there)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(int(line.split()[1]) for line in done.stdout.splitlines()) > 60
 
@@ -115,7 +119,9 @@ def public_functions():
         if inspect.ismodule(getattr(ej, name))
     ]
     spaces += [
-        (name, importlib.import_module(name)) for name in MODULES if name.endswith("equations")
+        (name, importlib.import_module(name))
+        for name in MODULES
+        if name.endswith(("equations", "interop.nir"))
     ]
     for label, module in spaces:
         for name in getattr(module, "__all__", dir(module)):

@@ -46,6 +46,34 @@ def test_the_linear_recurrence_draws_its_input_weights_alike():
         assert_spread(w_in, gain.get("gain_in", 1.0) / N_IN**0.5)
 
 
+def test_the_lru_draws_both_parts_of_its_input_weights_half_as_wide():
+    for gain in ({}, {"gain_in": 1.7}):
+        w_in = ej.cells.lru(N_IN, N, **gain).init(KEY)["w_in"]
+        for w in w_in.values():
+            assert_spread(w, gain.get("gain_in", 1.0) / (2 * N_IN) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    "cell, wanted",
+    [
+        (ej.cells.adex(2, 1), dict(c_m=281.0, g_l=30.0, e_l=-70.6, v_t=-50.4, delta_t=2.0, tau_w=144.0,
+                                   a=4.0, b=80.5, v_reset=-70.6, v_peak=20.0, current=1.0)),
+        (ej.cells.izhikevich(2, 1), dict(a=0.02, b=0.2, c=-65.0, d=8.0, v_peak=30.0, current=1.0)),
+    ],
+    ids=["adex", "izhikevich"],
+)  # fmt: skip
+def test_published_units_begin_as_published(cell, wanted):
+    assert {k: float(v[0]) for k, v in cell.constants.items()} == wanted
+    c = cell.initial_state(cell.init(KEY), ())
+    first = {"adex": (-70.6, 0.0), "izhikevich": (-65.0, -13.0)}[cell.name]
+    assert np.allclose([float(x[0]) for x in c], first)
+    params, v = cell.init(KEY), jnp.linspace(-140.0, 120.0, 7)[:, None]
+    psi, _ = ej.jacobians.output_blocks(cell, params, c._replace(v=v, **{c._fields[1]: 0 * v}))
+    width = wanted["v_peak"] - wanted.get("v_reset", wanted.get("c"))
+    hat = 0.3 / width * np.maximum(0, 1 - np.abs(np.asarray(v) - wanted["v_peak"]) / width)
+    assert np.allclose(psi[0], hat, atol=1e-9)
+
+
 @pytest.mark.parametrize("gain", [None, 0.4])
 def test_readouts_and_feedback_have_spread_gain_over_root_n(gain):
     options = {} if gain is None else {"gain": gain}
@@ -87,13 +115,17 @@ def test_units_that_do_not_hear_themselves_have_one_synapse_less():
 # -- time constants, decays, thresholds ------------------------------------------------------------
 
 
-def test_default_time_constants_are_20_and_200_ms():
+def test_default_time_constants_are_5_and_20_and_200_ms():
     fast, slow = np.exp(-1 / 20), np.exp(-1 / 200)
     assert np.allclose(ej.cells.alif(2, 3).constants["alpha"], fast, rtol=1e-14)
     assert np.allclose(ej.cells.alif(2, 3).constants["rho"], slow, rtol=1e-14)
     assert np.allclose(ej.cells.lif(2, 3).constants["alpha"], fast, rtol=1e-14)
     assert np.allclose(ej.cells.leaky_rnn(2, 3).constants["alpha"], fast, rtol=1e-14)
     assert np.allclose(ej.readouts.leaky(2, 3).constants["kappa"], fast, rtol=1e-14)
+    assert np.allclose(ej.cells.li(2, 3).constants["alpha"], fast, rtol=1e-14)
+    cuba = ej.cells.cuba_lif(2, 3).constants
+    assert np.allclose(cuba["alpha"], fast, rtol=1e-14)
+    assert np.allclose(cuba["alpha_syn"], np.exp(-1 / 5), rtol=1e-14)
     half = ej.cells.alif(2, 3, dt=0.5).constants
     assert np.allclose(half["alpha"], fast**0.5, rtol=1e-14)
     assert np.allclose(half["rho"], slow**0.5, rtol=1e-14)

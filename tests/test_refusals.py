@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 import eprop_jax as ej
 from eprop_jax import plotting, training
 from eprop_jax.cli import experiments
+from eprop_jax.interop import nir
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 2)
@@ -54,6 +55,7 @@ NET = ej.Network(ej.cells.rnn(N_IN, N), ej.readouts.linear(N, N_OUT))
 GRU = ej.Network(ej.cells.gru(N_IN, N), ej.readouts.linear(N, N_OUT))
 SMALL = ej.Network(ej.cells.rnn(N_IN, 4), ej.readouts.linear(4, N_OUT))
 CELL = NET.cell
+NOISY = ej.cells.noisy(CELL, 0.1, key=KEY)
 PARAMS = NET.init(KEY)
 B = ej.feedback.init(KEY, NET)
 SGD = optax.sgd(0.1)
@@ -447,6 +449,26 @@ LOSSES = [
 
 S = ej.synapses
 PUBLIC = [
+    # graphs of other simulators
+    ("nir.read", lambda: nir.read(None, 1e-3), ("graph", "NoneType", "nir.NIRGraph")),
+    ("nir.read", lambda: nir.read(NET, 1e-3), ("graph", "Network", "nir.NIRGraph")),
+    ("nir.read", lambda: nir.read(None, 0.0), ("dt", "0.0", "positive")),
+    ("nir.read", lambda: nir.read(None, "1 ms"), ("dt", "'1 ms'", "real numbers")),
+    ("nir.read", lambda: nir.read(None, 1e-3, discretise="rk4"), ("discretise", "'rk4'", "'euler'")),
+    ("nir.read", lambda: nir.read(None, 1e-3, reset="zero"), ("reset", "'zero'", "'subtract_late'")),
+    ("nir.read", lambda: nir.read(None, 1e-3, reset_gradient=1), ("reset_gradient", "1", "True or")),
+    ("nir.read", lambda: nir.read(None, 1e-3, surrogate="relu"), ("surrogate", "str", "function")),
+    ("nir.read", lambda: nir.read(None, 1e-3, surrogate=ej.surrogates.arctan),
+     ("psi", "arctan itself", "arctan()")),
+    ("nir.write", lambda: nir.write(None, PARAMS, 1e-3), ("net", "NoneType", "Network")),
+    ("nir.write", lambda: nir.write(GRU, PARAMS, 1e-3),
+     ("params['cell']['bias']['hn']", "another network")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, -1.0), ("dt", "-1.0", "positive")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3, like=3), ("like", "int", "nir.NIRGraph")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3, reset="no"), ("reset", "'no'", "'value'")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3, discretise="no"),
+     ("discretise", "'no'", "'exact'")),
+    ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3), ("net", "rnn", "lif")),
     # synapses
     ("synapses.sparse", lambda: S.sparse(), ("fan_in, edges", "neither")),
     ("synapses.sparse", lambda: S.sparse(3, edges=[(0, 1)]), ("fan_in, edges", "both")),
@@ -581,6 +603,48 @@ PUBLIC = [
      ("reset_gradient", "'yes'", "True or")),
     ("cells.alif", lambda: ej.cells.alif(N_IN, N, tau_a=[[1.0], [2.0, 3.0]]),
      ("tau_a", "[2.0, 3.0]", "numbers")),
+    ("cells.cuba_lif", lambda: ej.cells.cuba_lif(N_IN, N, tau_syn=3.0, alpha_syn=0.5),
+     ("tau_syn, alpha_syn", "both", "one of them")),
+    ("cells.cuba_lif", lambda: ej.cells.cuba_lif(N_IN, N, v_th=0.0), ("v_th", "0.", "positive")),
+    ("cells.cuba_lif", lambda: ej.cells.cuba_lif(N_IN, N, v_reset=np.ones(3)),
+     ("v_reset", "(3,)", "[5]")),
+    ("cells.integrate_fire", lambda: ej.cells.integrate_fire(N_IN, N, r=NAN),
+     ("r", "nan", "finite")),
+    ("cells.integrate_fire", lambda: ej.cells.integrate_fire(N_IN, N, reset_gradient=1),
+     ("reset_gradient", "1", "True or")),
+    ("cells.li", lambda: ej.cells.li(N_IN, N, tau_m=-1.0), ("tau_m", "-1.0", "positive")),
+    ("cells.li", lambda: ej.cells.li(N_IN, N, trainable=("v_th",)),
+     ("trainable", "v_th", "v_leak")),
+    ("cells.adex", lambda: ej.cells.adex(N_IN, N, tau_w=0.0), ("tau_w", "[0. 0.", "positive")),
+    ("cells.adex", lambda: ej.cells.adex(N_IN, N, c_m=-1.0), ("c_m", "[-1. -1.", "positive")),
+    ("cells.adex", lambda: ej.cells.adex(N_IN, N, v_peak=-50.4), ("v_peak", "-50.4", "v_t")),
+    ("cells.adex", lambda: ej.cells.adex(N_IN, N, v_reset=30.0), ("v_peak", "20", "v_reset")),
+    ("cells.adex", lambda: ej.cells.adex(N_IN, N, trainable=("c_m",)),
+     ("trainable", "'c_m'", "tau_w")),
+    ("cells.izhikevich", lambda: ej.cells.izhikevich(N_IN, N, substeps=0),
+     ("substeps", "0", ">= 1")),
+    ("cells.izhikevich", lambda: ej.cells.izhikevich(N_IN, N, c=30.0), ("v_peak", "30", "than c")),
+    ("cells.izhikevich", lambda: ej.cells.izhikevich(N_IN, N, d=np.ones(3)),
+     ("d", "(3,)", "one a unit")),
+    ("cells.izhikevich", lambda: ej.cells.izhikevich(N_IN, N, reset_gradient=1),
+     ("reset_gradient", "1", "True or")),
+    ("cells.lru", lambda: ej.cells.lru(N_IN, N, r_min=0.9, r_max=0.5),
+     ("r_min, r_max", "0.9, 0.5", "r_min < r_max")),
+    ("cells.lru", lambda: ej.cells.lru(N_IN, N, decay=1.0), ("decay", "1.0", "less")),
+    ("cells.lru", lambda: ej.cells.lru(N_IN, N, max_phase="turn"),
+     ("max_phase", "'turn'", "numbers")),
+    ("cells.lru", lambda: ej.cells.lru(N_IN, N, gain_in=-1.0), ("gain_in", "-1.0", "non-negative")),
+    ("cells.noisy", lambda: ej.cells.noisy(NET, 0.1, key=KEY), ("cell", "Network", "ej.Cell")),
+    ("cells.noisy", lambda: ej.cells.noisy(CELL, -0.1, key=KEY), ("std", "-0.1", "non-negative")),
+    ("cells.noisy", lambda: ej.cells.noisy(CELL, {"z": 0.1}, key=KEY), ("std", "'z'", "names")),
+    ("cells.noisy", lambda: ej.cells.noisy(CELL, 0.1, key=3), ("key", "3", "PRNG key")),
+    ("cells.noisy", lambda: ej.cells.noisy(NOISY, 0.1, key=KEY), ("cell", "noisy", "already")),
+    ("cells.dropout", lambda: ej.cells.dropout(CELL, 1.0, key=KEY), ("rate", "1.", "[0, 1)")),
+    ("cells.dropout", lambda: ej.cells.dropout(CELL, 0.1, key=KEY, once=1),
+     ("once", "1", "True or")),
+    ("cells.dropout", lambda: ej.cells.dropout(CELL, [0.1, 0.2], key=KEY),
+     ("rate", "(2,)", "one a unit")),
+    ("cells.dropout", lambda: ej.cells.dropout(CELL, 0.1, key=KEYS), ("key", "[2]", "one PRNG")),
     ("cells.custom", lambda: ej.cells.custom(N_IN, N, loss, None, 0.0),
      ("output", "NoneType", "function")),
     ("cells.custom", lambda: neuron(lambda theta, c, a: 0.5 * c + vjp(a)),
@@ -744,6 +808,8 @@ PUBLIC = [
      ("data", "ndarray", "pair")),
     ("training.trainer", lambda: training.trainer(loss, SGD, (XS, YS)),
      ("rule", "function", "LearningRule")),
+    ("training.trainer", lambda: training.trainer(ej.eprop, SGD, (XS, YS)),
+     ("rule", "function", "(key) -> rule")),
     ("training.trainer", lambda: training.trainer(RULE, None, (XS, YS)),
      ("optimizer", "None", "optax")),
     ("training.trainer", lambda: training.trainer(RULE, SGD, None),
@@ -868,6 +934,15 @@ PUBLIC = [
     ("plotting.automaton", lambda: plotting.automaton(AX, NET), ("rule", "Network", "rule")),
     ("plotting.automaton", lambda: plotting.automaton(AX, "i*g"), ("paths", "'g'", "index 2")),
     ("plotting.automaton", lambda: plotting.automaton(3, "i*"), ("ax", "int", "Axes")),
+    ("plotting.step_response", lambda: plotting.step_response(3, CELL, 1.0), ("ax", "int", "Axes")),
+    ("plotting.step_response", lambda: plotting.step_response(AX, NET, 1.0),
+     ("cell", "Network", "ej.Cell")),
+    ("plotting.step_response", lambda: plotting.step_response(AX, CELL, 1.0, start=9, stop=9),
+     ("start, stop", "9, 9", "start < stop")),
+    ("plotting.step_response", lambda: plotting.step_response(AX, CELL, {"z": 1.0}),
+     ("size", "'z'", "names")),
+    ("plotting.step_response", lambda: plotting.step_response(AX, CELL, "big"),
+     ("size", "'big'", "numbers")),
     ("plotting.demo_figure", lambda: plotting.demo_figure("a.png", [], {}, None),
      ("results", "list", "dict")),
 ]  # fmt: skip
@@ -921,7 +996,7 @@ def public_functions():
         name: getattr(ej, name) for name in ej.__all__ if inspect.ismodule(getattr(ej, name))
     }
     found = {name for name in ej.__all__ if inspect.isfunction(getattr(ej, name))} | {"Network"}
-    for label, module in {**modules, "plotting": plotting}.items():
+    for label, module in {**modules, "plotting": plotting, "nir": nir}.items():
         names = getattr(module, "__all__", None) or [n for n in dir(module) if n[0] != "_"]
         for name in names:
             value = getattr(module, name)

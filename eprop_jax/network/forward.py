@@ -95,16 +95,25 @@ def after(x_tm1: Array, x_K: Array) -> Array:
 
 
 def afresh(resets_t: Array | None, fresh: PyTree, x: PyTree) -> PyTree:
-    """x [B, n], or of examples that start afresh the initial values."""
+    """x [B, n], or of examples that start afresh the initial values; None: what goes on."""
     if resets_t is None:
         return x
-    return jax.tree.map(lambda new, old: jnp.where(resets_t[:, None], new, old), fresh, x)
+
+    def chosen(new, old):
+        return old if new is None else jnp.where(resets_t[:, None], new, old)
+
+    return jax.tree.map(chosen, fresh, x, is_leaf=lambda new: new is None)
 
 
 def initial(cell: Cell, p: dict, batch: int) -> tuple[PyTree, Array]:
-    """c^0 and h^0 of examples that start afresh: [B, n]."""
+    """c^0 and h^0 of examples that start afresh: [B, n], None for components that last."""
     c = cell.initial_state(p, (batch,))
-    return c, unitwise.output(cell, p, c)
+    h = unitwise.output(cell, p, c)
+    if not cell.lasting:
+        return c, h
+    leaves, names = jax.tree.leaves(c), unitwise.names(c)
+    left = [None if name in cell.lasting else x for name, x in zip(names, leaves)]
+    return jax.tree.structure(c).unflatten(left), h
 
 
 def run(

@@ -75,6 +75,9 @@ class Cell(NamedTuple):
     on the postsynaptic unit, and is kept once for all."""
     name: str = "custom"
     """what it is called where it is printed"""
+    lasting: tuple[str, ...] = ()
+    """Components that a reset leaves as they are, such as a key for noise. `output` does not read
+    them."""
 
     @property
     def connectivity(self) -> Any:

@@ -83,9 +83,13 @@ def of_gates(gates: dict[str, Any]) -> PyTree:
 def components(c: PyTree) -> dict[str, int]:
     """The components that carry a gradient, by name: their places among `floats`. An only one, which
     has no name of its own, is "c"."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(c)]
-    named = [jax.tree_util.keystr(paths[i], simple=True) for i in float_positions(c)]
-    return {name or "c": r for r, name in enumerate(named)}
+    every = names(c)
+    return {every[i] or "c": r for r, i in enumerate(float_positions(c))}
+
+
+def names(c: PyTree) -> list[str]:
+    """Of all components; of an only one, ""."""
+    return [jax.tree_util.keystr(path, simple=True) for path, _ in jax.tree.leaves_with_path(c)]
 
 
 def float_positions(c: PyTree) -> list[int]:

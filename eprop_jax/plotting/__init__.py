@@ -8,6 +8,7 @@ from eprop_jax.plotting.computation import computational_graph
 from eprop_jax.plotting.curves import fidelity, learning_curves
 from eprop_jax.plotting.figures import demo_figure
 from eprop_jax.plotting.over_time import learning_signals, membrane, raster, targets, traces
+from eprop_jax.plotting.responses import step_response
 
 __all__ = [
     "automaton",
@@ -18,6 +19,7 @@ __all__ = [
     "learning_signals",
     "membrane",
     "raster",
+    "step_response",
     "targets",
     "traces",
 ]

@@ -1,4 +1,4 @@
-"""Rate units: Elman, leaky, and the diagonal linear recurrence."""
+"""Rate units: Elman, leaky, and the diagonal linear recurrences."""
 
 from __future__ import annotations
 
@@ -173,8 +173,8 @@ def linear_recurrence(
     phase = unit.real("frequency", frequency)
 
     def dynamics(theta, c, a):
-        re, im = radius(theta) * jnp.cos(phase(theta)), radius(theta) * jnp.sin(phase(theta))
-        return ComplexState(re=re * c.re - im * c.im + a, im=im * c.re + re * c.im)
+        s = _rotated(c, radius(theta), phase(theta))
+        return ComplexState(re=s.re + a, im=s.im)
 
     cell = custom(
         n_in,
@@ -190,3 +190,91 @@ def linear_recurrence(
         trainable=unit.initial,
     )
     return unit.finish(cell, "linear_recurrence")
+
+
+def lru(
+    n_in: int,
+    n_units: int,
+    *,
+    decay: Any = None,
+    frequency: Any = None,
+    r_min: float = 0.0,
+    r_max: float = 1.0,
+    max_phase: float = 2 * np.pi,
+    trainable: tuple[str, ...] = ("decay", "frequency", "gamma"),
+    gain_in: float = 1.0,
+    w_in: Kind | None = None,
+) -> Cell:
+    """Linear recurrent units (Orvieto et al. 2023): `linear_recurrence` whose input is complex and
+    normalised, and whose λ begins on a ring.
+
+    s^t = λ s^{t-1} + γ (a_re^t + i a_im^t),  λ = exp(−exp(ν) + i θ),  h = Re s.
+
+    All recurrence is implicit (there is no `w_rec`), so e-prop is exact here. The paper reads Re(C s)
+    with a complex C; here the weights of the input have the phase, those of what hears h are real.
+
+    Args:
+      n_in, n_units: sizes.
+      decay: |λ| in (0, 1), a number or [n]; default: |λ|² evenly spread from r_min² to r_max², which is
+        how it is distributed where λ is drawn uniformly from the ring.
+      frequency: θ, the phase of λ in radians a step, a number or [n]; default: spread over
+        [0, max_phase) by the golden ratio, so that neighbours in |λ| differ in phase.
+      r_min, r_max, max_phase: of the ring, 0 <= r_min < r_max <= 1. The paper draws λ at random there.
+      trainable: from ("decay", "frequency", "gamma", "initial", "initial.re", "initial.im"); the first
+        three by default, as in the paper. The decay is stored as −ν = log(−1/log|λ|), which keeps
+        |λ| in (0, 1), γ as its logarithm; it begins at √(1 − |λ|²).
+      gain_in: initial weights are normal with standard deviation gain/√(2 n_in), "re" and "im" each.
+      w_in: as in `custom`.
+
+    Raises:
+      TypeError, ValueError: as `custom`, and for a decay outside (0, 1) or numbers that are no ring;
+        when parameters are drawn or first used, for a decay that rounds to 1 in their dtype.
+
+    >>> import jax, eprop_jax as ej
+    >>> params = ej.cells.lru(n_in=3, n_units=4, r_min=0.9, r_max=0.999).init(jax.random.key(0))
+    >>> jax.tree.map(lambda x: x.shape, params["w_in"]), sorted(params["theta"])
+    ({'im': (3, 4), 're': (3, 4)}, ['decay', 'frequency', 'gamma'])
+    """
+    n = checks.size("n_units", n_units)
+    low, high, turn = (
+        checks.nonnegative(name, checks.number(name, x))
+        for name, x in (("r_min", r_min), ("r_max", r_max), ("max_phase", max_phase))
+    )
+    if not low < high <= 1:
+        raise ValueError(f"r_min, r_max: got {low}, {high}, wanted 0 <= r_min < r_max <= 1")
+    if decay is None:
+        decay = np.sqrt(low**2 + (high**2 - low**2) * (np.arange(n) + 0.5) / n)
+    if frequency is None:
+        frequency = turn * np.mod(np.arange(n) * (np.sqrt(5) - 1) / 2, 1.0)
+    names = ("decay", "frequency", "gamma")
+    unit = Units(n, 1.0, trainable, names, initial_of(ComplexState(0.0, 0.0)))
+    radius = unit.decay("decay", "radius", None, decay, "decay")
+    unit.rest("decay", "radius")  # refuses |λ| = 1, whose γ would be 0
+    phase = unit.real("frequency", frequency)
+    d = unit.decays["radius"]
+    gamma = unit.positive("gamma", (d.rest * (1.0 + d.factor)) ** 0.5)
+
+    def dynamics(theta, c, a):
+        s, g = _rotated(c, radius(theta), phase(theta)), gamma(theta)
+        return ComplexState(re=s.re + g * a["re"], im=s.im + g * a["im"])
+
+    cell = custom(
+        n_in,
+        n_units,
+        dynamics,
+        lambda theta, c: c.re,
+        ComplexState(re=0.0, im=0.0),
+        drives={"re": ("w_in", "bias"), "im": ("w_in", "bias")},
+        theta=unit.theta,
+        constants=unit.constants,
+        gain_in=checks.nonnegative("gain_in", checks.number("gain_in", gain_in)) / 2**0.5,
+        w_in=w_in,
+        trainable=unit.initial,
+    )
+    return unit.finish(cell, "lru")
+
+
+def _rotated(c: ComplexState, radius: Any, phase: Any) -> ComplexState:
+    """λ s, with λ = radius · exp(i·phase)."""
+    re, im = radius * jnp.cos(phase), radius * jnp.sin(phase)
+    return ComplexState(re=re * c.re - im * c.im, im=im * c.re + re * c.im)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,7 +47,7 @@ class Trainer(NamedTuple):
 
 
 def trainer(
-    rule: LearningRule,
+    rule: LearningRule | Callable[[Array], LearningRule],
     optimizer: optax.GradientTransformation,
     data: Any,
     *,
@@ -56,7 +57,9 @@ def trainer(
     """Updates of the parameters, as one `lax.scan`.
 
     Args:
-      rule: any learning rule.
+      rule: any learning rule; or a function (key) -> rule, which is called with a new key in each
+        update, for what is drawn there: noise in the units (`ej.cells.noisy`, `ej.cells.dropout`), the
+        signs of `ej.uoro`.
       optimizer: any optax transformation: clipping, schedules, weight decay, masks, frozen parts.
         Its label and mask trees are shaped like the parameters, "feedback" included; whatever it
         does there, random feedback weights stay (`ej.feedback.fixed`). One that takes extra
@@ -98,10 +101,10 @@ def trainer(
     """
     import optax
 
-    checks.instance("rule", rule, LearningRule, "an ej.LearningRule")
+    rule_of = _drawn_rule(rule)
     checks.optimizer("optimizer", optimizer)
-    optimizer = feedback.fixed(optimizer, rule)
-    gradient, by_rule = plain_value_and_grad(rule, chunk), value_and_grad(rule, chunk)
+    first = rule if isinstance(rule, LearningRule) else rule_of(jax.random.key(0), 0)
+    optimizer = feedback.fixed(optimizer, first)
     metrics = metric_functions(metrics)
 
     def init(params: PyTree, key: Array) -> TrainState:
@@ -116,8 +119,9 @@ def trainer(
         xs, ys, mask = batch
         if mask is not None:
             checks.of_steps("mask", mask, xs.shape[:-1])
-        (loss, aux), grads = gradient(params, xs, ys, batch.steps)
-        value_fn = lambda p: by_rule(p, xs, ys, mask=mask)[0]
+        rule = rule_of(key, step)
+        (loss, aux), grads = plain_value_and_grad(rule, chunk)(params, xs, ys, batch.steps)
+        value_fn = lambda p: value_and_grad(rule, chunk)(p, xs, ys, mask=mask)[0]
         changes, opt_state = optimizer.update(
             grads, opt_state, params, value=loss, grad=grads, value_fn=value_fn
         )
@@ -130,9 +134,28 @@ def trainer(
         }
         return TrainState(params, opt_state, key, step + 1), log
 
-    look = check_finite(rule, chunk)
+    def look(state, params, xs, ys, mask):
+        return check_finite(rule_of(state.key, state.step), chunk)(params, xs, ys, mask=mask)
+
     run, check = (_read if is_read(data) else _drawn)(data, update, look)
     return Trainer(init, run, check)
+
+
+def _drawn_rule(rule: Any) -> Callable[[Array, Any], LearningRule]:
+    """(the state's key, u) -> the rule of update u. Its key is none that a batch is drawn with."""
+    if isinstance(rule, LearningRule):
+        return lambda key, u: rule
+    wanted = "an ej.LearningRule, or a function (key) -> rule"
+    try:
+        inspect.signature(rule).bind(None)
+    except TypeError:
+        raise TypeError(f"rule: got {type(rule).__name__}, wanted {wanted}") from None
+
+    def made(key, u):
+        of_update = jax.random.fold_in(jax.random.fold_in(key, u), 0x72756C65)
+        return checks.instance("rule", rule(of_update), LearningRule, wanted)
+
+    return made
 
 
 def _drawn(data: Any, update: Callable, look: Callable) -> tuple[Callable, Callable]:
@@ -150,8 +173,7 @@ def _drawn(data: Any, update: Callable, look: Callable) -> tuple[Callable, Calla
 
     def check(state: TrainState, ahead: int = 0) -> None:
         state = _run(state, ahead)[0] if ahead else state
-        xs, ys, mask = draw(state.key, state.step)
-        look(state.params, xs, ys, mask=mask)
+        look(state, state.params, *draw(state.key, state.step))
 
     return run, check
 
@@ -179,15 +201,15 @@ def _read(data: Any, update: Callable, look: Callable) -> tuple[Callable, Callab
             batch = following()
             if logs:  # only now, so that a batch is read while an update is computed
                 note(before, logs[-1])
-            before = state.params, batch
+            before = state, batch
             state, log = one(state, batch)
             logs.append(log)
         note(before, logs[-1])
         return state, jax.tree.map(lambda *x: jnp.stack(x), *logs)
 
     def check(state: TrainState, ahead: int = 0) -> None:
-        for params, (xs, ys, mask) in bad:
-            look(params, *jax.tree.map(jnp.asarray, (xs, ys)), mask=mask)
+        for before, (xs, ys, mask) in bad:
+            look(before, before.params, *jax.tree.map(jnp.asarray, (xs, ys)), mask)
 
     return run, check
 
@@ -201,7 +223,7 @@ def _rate(activity: Array, mask: Array | None) -> Array:
 
 
 def train(
-    rule: LearningRule,
+    rule: LearningRule | Callable[[Array], LearningRule],
     optimizer: optax.GradientTransformation,
     params: PyTree,
     data: Any,
