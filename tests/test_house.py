@@ -24,7 +24,7 @@ ROOMS = (
     ("transforms",),
     ("run",),
     ("paper", "export"),
-    ("plotting",),
+    ("plotting", "interop"),
     ("cli",),
     ("__main__",),
 )
