@@ -1,6 +1,6 @@
 """Every example that the library prints is run, and every public function has one."""
 
-import importlib
+import importlib.util
 import inspect
 import os
 import pathlib
@@ -19,7 +19,13 @@ MODULES = sorted(
     for m in pkgutil.walk_packages(ej.__path__, "eprop_jax.")
     if not m.name.endswith("__main__")
 )
-NEEDS = {"docs/INSIDE_OTHER_LIBRARIES.md": ("flax", "equinox")}
+NEEDS = {
+    page: ("flax", "equinox") for page in ("docs/INSIDE_OTHER_LIBRARIES.md", "docs/INTEROP.md")
+}
+# Whose examples are of an optional package.
+EXTRA = {
+    f"eprop_jax.interop.{x}": x.split("_")[0] for x in ("equinox_nn", "flax_linen", "flax_nnx")
+}
 # Doctests print float32: they run as a user would run them, in a process of their own.
 RUN_DOCTESTS = """
 import doctest, importlib, sys
@@ -45,7 +51,8 @@ def run(*command):
 
 
 def test_docstring_examples_run():
-    done = run("-c", RUN_DOCTESTS, "eprop_jax", *MODULES)
+    there = [m for m in MODULES if m not in EXTRA or importlib.util.find_spec(EXTRA[m])]
+    done = run("-c", RUN_DOCTESTS, "eprop_jax", *there)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(int(line.split()[1]) for line in done.stdout.splitlines()) > 60
 
@@ -56,6 +63,7 @@ def test_docstring_examples_run():
         ("README.md", 3),
         ("docs/RECIPES.md", 2),
         ("docs/INSIDE_OTHER_LIBRARIES.md", 3),
+        ("docs/INTEROP.md", 4),
         ("docs/OWN_DATA.md", 6),
         pytest.param("docs/WRITE_A_RULE.md", 2, marks=pytest.mark.slow),
         pytest.param("docs/WRITE_A_SYNAPSE.md", 2, marks=pytest.mark.slow),
@@ -105,7 +113,9 @@ def public_functions():
         if inspect.ismodule(getattr(ej, name))
     ]
     spaces += [
-        (name, importlib.import_module(name)) for name in MODULES if name.endswith("equations")
+        (name, importlib.import_module(name))
+        for name in MODULES
+        if name.endswith("equations") or name in EXTRA
     ]
     for label, module in spaces:
         for name in getattr(module, "__all__", dir(module)):

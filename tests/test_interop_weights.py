@@ -262,3 +262,48 @@ def test_gradients_go_through_loading():
     grads = f({**params, "cell": there.load(there.arrays)[1]}, xs, targets)[1]["cell"]
     assert_same(by_module, there.back(there.load(there.arrays)[0], grads), 1e-12)
     assert isinstance(by_module, eqx.nn.GRUCell)
+
+
+def refused():
+    """(their module and what is to be done with it, words of the refusal)"""
+    nnx = pytest.importorskip("flax.nnx", reason=WHY)
+    eqx = pytest.importorskip("equinox", reason=WHY)
+
+    class Other(nnx.GRUCell):
+        pass
+
+    biased = nnx.GRUCell(N_IN, N, rngs=nnx.Rngs(0))
+    biased.dense_h = nnx.Linear(N, 3 * N, rngs=nnx.Rngs(0))
+    unbiased = nnx.GRUCell(N_IN, N, rngs=nnx.Rngs(0))
+    unbiased.dense_i = nnx.Linear(N_IN, 3 * N, use_bias=False, rngs=nnx.Rngs(0))
+    several = eqx.filter_vmap(lambda key: eqx.nn.GRUCell(N_IN, N, key=key))
+    several = several(jax.random.split(jax.random.key(0), 2))
+    plain = eqx.nn.LSTMCell(N_IN, N, use_bias=False, key=jax.random.key(0))
+    gru = eqx.nn.GRUCell(N_IN, N, key=jax.random.key(0))
+    load, back = flax_nnx.load, equinox_nn.give_back
+    drawn = lambda cell: (cell, cell.init(jax.random.key(0)))
+    yield lambda: load(Other(N_IN, N, rngs=nnx.Rngs(0))), "module: got Other"
+    yield lambda: load(nnx.RNN(biased)), "(try module.cell)"
+    yield lambda: load(biased), "module.dense_h.bias: "
+    yield lambda: load(unbiased), "module.dense_i.bias: missing"
+    yield lambda: equinox_nn.load(several), "module.bias_n: got shape [2, 4], wanted [4]"
+    yield lambda: back(*drawn(ej.cells.lstm(N_IN, N, biases=())), plain), "forget_bias=1.0"
+    initial = ej.cells.gru(N_IN, N, trainable=("initial",))
+    yield lambda: back(*drawn(initial), gru), "params['initial']['c']: "
+    alone = ej.cells.gru(N_IN, N, self_connections=False)
+    yield lambda: back(*drawn(alone), gru), "got masked synapses in w_rec"
+    relu = ej.cells.rnn(N_IN, N, activation=jax.nn.relu)
+    simple = nnx.SimpleCell(N_IN, N, rngs=nnx.Rngs(0))
+    yield lambda: flax_nnx.give_back(*drawn(relu), simple), "of the same activation"
+    still = ej.cells.stateless(N_IN, N, activation=jnp.tanh)
+    yield lambda: flax_nnx.give_back(*drawn(still), simple), "params['w_rec']: missing"
+
+
+def test_what_does_not_fit_is_refused_by_name():
+    number = 0
+    for call, words in refused():
+        number += 1
+        with pytest.raises((TypeError, ValueError)) as refusal:
+            call()
+        assert words in str(refusal.value) and "wanted" in str(refusal.value)
+    assert number == 10

@@ -76,4 +76,4 @@ def _numbers(name: str, x: Any, n: int) -> Array:
         raise ValueError(f"{name}: got shape {list(x.shape)}, wanted [*batch, {n}]")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name}: got dtype {x.dtype}, wanted a floating dtype")
-    return jnp.asarray(x)
+    return x

@@ -131,15 +131,8 @@ def give_back(cell: Any, params: dict, like: Any) -> dict:
     places = kind.places_in(like)
     n_in = getattr(cell, "n_in", None) or getattr(cell, "n_units", 1)
     wanted = kind.ours.make(like, n_in, like.features, weights.biases(places))
-    params = weights.given(cell, params, kind, wanted, like)
-    found: dict = {}
-    for at, x in weights.theirs(places, params).items():
-        weights.one_dtype({"params": x}, like.dtype)
-        within = found
-        for name in at[:-1]:
-            within = within.setdefault(name, {})
-        within[at[-1]] = x
-    return found
+    params = weights.given(cell, params, kind, wanted, like, like.dtype)
+    return weights.nested(weights.theirs(places, params))
 
 
 def to_state(cell: Cell, carry: Any) -> PyTree:

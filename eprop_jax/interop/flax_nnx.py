@@ -12,7 +12,6 @@ read-out.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from eprop_jax.interop import carries, weights
@@ -65,9 +64,8 @@ def _seen(name: str, module: Any) -> tuple[weights.Kind, dict, Any, weights.Plac
     from flax import nnx
 
     kind = weights.kind_of(name, module, _kinds(), "flax.nnx")
-    label = lambda at: f"{name}.{'.'.join(map(str, at))}"
-    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    arrays = {at: x.get_value() for at, x in flat}
+    label = lambda at: f"{name}.{'.'.join(at)}"
+    arrays = weights.leaves(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
     n = module.out_features if hasattr(module, "out_features") else module.hidden_features
     part, places = weights.of_module(module, kind, arrays, label, module.in_features, n)
     return kind, arrays, part, places
@@ -132,12 +130,12 @@ def give_back(cell: Any, params: dict, like: Any) -> Any:
     from flax import nnx
 
     kind, arrays, part, places = _seen("like", like)
-    params = weights.given(cell, params, kind, part, like)
-    found = weights.theirs(places, params)
-    weights.same_dtype(found, arrays)
+    dtype = next(iter(arrays.values())).dtype
+    found = weights.theirs(places, weights.given(cell, params, kind, part, like, dtype))
     module = nnx.clone(like)
-    for at, x in found.items():
-        functools.reduce(getattr, at, module).set_value(x)
+    state = nnx.state(module, nnx.Param)
+    nnx.replace_by_pure_dict(state, weights.nested(found))
+    nnx.update(module, state)
     return module
 
 

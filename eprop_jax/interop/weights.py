@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from eprop_jax import checks
 from eprop_jax.network import readouts
 from eprop_jax.network.cells.gated import gru, gru_unit, lstm, lstm_unit
-from eprop_jax.network.cells.rate import activated, driven, rnn
+from eprop_jax.network.cells.rate import activated, rnn
 from eprop_jax.network.types import Array, Cell, Readout
 from eprop_jax.network.units import like
+from eprop_jax.network.unitwise import driven
 
 At = tuple[str, ...]
 """the names that lead to an array"""
@@ -108,7 +109,7 @@ SIMPLE = Ours(
 LINEAR = Ours(
     "ej.readouts.linear",
     lambda module, n_in, n, biases: readouts.linear(n_in, n, bias=bool(biases)),
-    lambda part, module: isinstance(part, Readout) and part.dynamics is readouts.driven,
+    lambda part, module: isinstance(part, Readout) and part.dynamics is driven,
 )
 
 SIGMOID = (jax.nn.sigmoid, jax.lax.logistic)
@@ -138,12 +139,14 @@ def kind_of(name: str, module: Any, kinds: Mapping[type, Kind], library: str) ->
     """Its kind, by its class: a subclass may compute anything."""
     if type(module) not in kinds:
         known = ", ".join(sorted(c.__name__ for c in kinds))
-        raise TypeError(f"{name}: got {type(module).__name__}, wanted one of {library}: {known}")
+        hint = f" (try {name}.cell)" if hasattr(module, "cell") else ""
+        got = type(module).__name__
+        raise TypeError(f"{name}: got {got}, wanted one of {library}: {known}{hint}")
     kind = kinds[type(module)]
     for setting, allowed in kind.settings.items():
         value = getattr(module, setting)
         if not any(value is x for x in allowed):
-            wanted = " or ".join(map(called, allowed))
+            wanted = " or ".join(dict.fromkeys(map(called, allowed)))
             raise ValueError(f"{name}.{setting}: got {called(value)}, wanted {wanted}")
     return kind
 
@@ -161,7 +164,7 @@ def of_module(
     part = kind.ours.make(module, n_in, n, biases(places))
     known = {p.at for p in places.values()}
     for at in sorted(arrays.keys() - known):
-        raise ValueError(f"{label(at)}: no such array in ours, wanted none ({kind.ours.name})")
+        raise ValueError(f"{label(at)}: an {kind.ours.name} has no place for it, wanted none")
     for key, shape in shapes(part).items():
         p = places[key]
         if p.at not in arrays:
@@ -192,6 +195,17 @@ def leaves(tree: Any) -> dict[At, Any]:
     }
 
 
+def nested(arrays: Mapping[At, Any]) -> dict:
+    """`leaves`, undone."""
+    tree: dict = {}
+    for (*within, last), x in arrays.items():
+        node = tree
+        for name in within:
+            node = node.setdefault(name, {})
+        node[last] = x
+    return tree
+
+
 def one_dtype(arrays: Mapping[str, Any], dtype: Any) -> None:
     """Real floating numbers of one dtype, and the module computes in no other."""
     for name, x in arrays.items():
@@ -209,14 +223,11 @@ def one_dtype(arrays: Mapping[str, Any], dtype: Any) -> None:
 
 def ours(places: Places, arrays: Mapping[At, Any]) -> dict:
     """Their arrays -> our parameters, copied."""
-    params: dict = {}
-    for (line, *gate), p in places.items():
-        x = jnp.moveaxis(jnp.split(jnp.array(arrays[p.at]), p.of, p.axis)[p.block], p.axis, -1)
-        if gate:
-            params.setdefault(line, {})[gate[0]] = x
-        else:
-            params[line] = x
-    return params
+
+    def of(p):
+        return jnp.moveaxis(jnp.split(jnp.array(arrays[p.at]), p.of, p.axis)[p.block], p.axis, -1)
+
+    return nested({key: of(p) for key, p in places.items()})
 
 
 def theirs(places: Places, params: dict) -> dict[At, Array]:
@@ -229,8 +240,9 @@ def theirs(places: Places, params: dict) -> dict[At, Array]:
     return {at: jnp.concatenate([x[k] for k in sorted(x)], axes[at]) for at, x in blocks.items()}
 
 
-def given(part: Any, params: Any, kind: Kind, wanted: Any, like: Any) -> dict:
-    """Our parameters, checked to be those of the module's own kind (`wanted`, from `of_module`)."""
+def given(part: Any, params: Any, kind: Kind, wanted: Any, like: Any, dtype: Any) -> dict:
+    """Our parameters, checked to be those of the module's own kind (`wanted`, from `of_module`) and
+    dtype (None: any)."""
     if not kind.ours.is_one(part, like):
         raise TypeError(
             f"cell: got {part if isinstance(part, (Cell, Readout)) else type(part).__name__}, "
@@ -239,7 +251,7 @@ def given(part: Any, params: Any, kind: Kind, wanted: Any, like: Any) -> dict:
     for line, s in part.synapses.items():
         if not s.matrix or s.exists is not None or s.delay:
             raise ValueError(f"cell: got {s.name} synapses in {line}, wanted dense ones")
-    params = kind.ours.plain(part, checks.mapping("params", params))
+    params = dict(checks.mapping("params", params))
     found, want = leaves(params), shapes(wanted)
     label = lambda key: "params" + "".join(f"[{k!r}]" for k in key)
     for key in sorted(found.keys() - want.keys()):
@@ -250,13 +262,7 @@ def given(part: Any, params: Any, kind: Kind, wanted: Any, like: Any) -> dict:
         if tuple(checks.array(label(key), x).shape) != want[key]:
             raise ValueError(f"{label(key)}: got shape {list(x.shape)}, wanted {list(want[key])}")
     one_dtype({label(key): x for key, x in found.items()}, None)
-    return params
-
-
-def same_dtype(given: Mapping[At, Any], there: Mapping[At, Any]) -> None:
-    for at, x in given.items():
-        if x.dtype != there[at].dtype:
-            raise TypeError(
-                f"params: got dtype {x.dtype}, wanted {there[at].dtype}, which `like` has in "
-                f"{'.'.join(at)}"
-            )
+    own = next(iter(found.values())).dtype
+    if dtype is not None and own != jnp.dtype(dtype):
+        raise TypeError(f"params: got dtype {own}, wanted {jnp.dtype(dtype)}, which `like` has")
+    return kind.ours.plain(part, params)

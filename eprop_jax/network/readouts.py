@@ -17,6 +17,7 @@ from eprop_jax.network.synapses import Kind
 from eprop_jax.network.synapses.use import line
 from eprop_jax.network.types import Array, Readout
 from eprop_jax.network.units import Units, compute_dtype
+from eprop_jax.network.unitwise import driven
 
 
 def custom(
@@ -95,11 +96,6 @@ def custom(
 
     lines = {"w_out": synapses}
     return Readout(init, initial_state, dynamics, constants, n, n_out, lines, shared)
-
-
-def driven(phi, y, a):
-    """y^t = a^t; `eprop_jax.interop` knows a read-out by it."""
-    return a
 
 
 def linear(

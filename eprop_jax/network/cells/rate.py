@@ -15,11 +15,7 @@ from eprop_jax.network.cells.custom import custom, initial_of
 from eprop_jax.network.synapses import Kind
 from eprop_jax.network.types import Array, Cell
 from eprop_jax.network.units import Units
-
-
-def driven(theta, c, a):
-    """c^t = a^t; `eprop_jax.interop` knows a cell by it, and by its output."""
-    return a
+from eprop_jax.network.unitwise import driven
 
 
 def activated(activation, theta, c):
