@@ -62,6 +62,7 @@ GROUPS = {
     "nir": "test_nir.py test_nir_refused.py",
     "initial": "test_initial.py -k autodiff or afresh or truncated",
     "delays": "test_delays.py",
+    "weights": "test_interop_weights.py -k carry and nnx and GRU or forget or fit or saturated",
     "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",
 }
 """The tests that a mutant of each kind is given: few and quick ones."""
@@ -324,6 +325,16 @@ MUTANTS = [
            "lambda x: -use.unlagged("),
     Mutant("dependence", "engine/dependence.py", "[which.union(*each)",
            "[frozenset().union(*each)"),
+    # weights of other libraries
+    Mutant("weights", "interop/flax_nnx.py", '"w_in", ("r", "z", "n"), IN',
+           '"w_in", ("z", "r", "n"), IN'),
+    Mutant("weights", "interop/carries.py", "h / jnp.where(nothing, 1, jnp.tanh(c))",
+           "h / jnp.tanh(c)"),
+    Mutant("weights", "interop/carries.py", "jnp.clip(h, -most, most)", "h"),
+    Mutant("weights", "interop/weights.py", "forget_bias=0.0, biases", "biases"),
+    Mutant("weights", "interop/weights.py", '"f": b["f"] + like(inside, b["f"])', '"f": b["f"]'),
+    Mutant("weights", "interop/weights.py", "sorted(arrays.keys() - known)", "()"),
+    Mutant("weights", "interop/weights.py", "activation(part) is phi(module)", "True"),
     Mutant("dependence", "engine/dependence.py", "return [again | x for x", "return [x for x"),
     # what the site is made with
     Mutant("site", "../docs/tools/check.py", "not target.exists() or", "False or"),

@@ -21,13 +21,16 @@ MODULES = sorted(
 )
 NEEDS = {
     "docs/INSIDE_OTHER_LIBRARIES.md": ("flax", "equinox"),
+    "docs/INTEROP.md": ("flax", "equinox"),
     "docs/NIR.md": ("nir",),
     "docs/CHECKPOINTS.md": ("orbax.checkpoint",),
     "docs/EXPORT.md": ("flatbuffers",),
     "docs/LAYERS.md": ("matplotlib",),
 }
 # Whose examples are of an optional package.
-EXTRA = {f"eprop_jax.interop.nir{x}": "nir" for x in ("", ".reading", ".writing")}
+EXTRA = {f"eprop_jax.interop.nir{x}": "nir" for x in ("", ".reading", ".writing")} | {
+    f"eprop_jax.interop.{x}": x.split("_")[0] for x in ("equinox_nn", "flax_linen", "flax_nnx")
+}
 # Doctests print float32: they run as a user would run them, in a process of their own.
 RUN_DOCTESTS = """
 import doctest, importlib, sys
@@ -121,7 +124,7 @@ def public_functions():
     spaces += [
         (name, importlib.import_module(name))
         for name in MODULES
-        if name.endswith(("equations", "interop.nir"))
+        if name.endswith("equations") or (name in EXTRA and name.count(".") == 2)
     ]
     for label, module in spaces:
         for name in getattr(module, "__all__", dir(module)):

@@ -7,6 +7,7 @@ library's own lines.
 
 import collections
 import dataclasses
+import functools
 import inspect
 import os
 import traceback
@@ -23,7 +24,7 @@ from matplotlib.figure import Figure
 import eprop_jax as ej
 from eprop_jax import plotting, training
 from eprop_jax.cli import experiments
-from eprop_jax.interop import nir
+from eprop_jax.interop import equinox_nn, flax_linen, flax_nnx, nir
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 2)
@@ -448,6 +449,34 @@ LOSSES = [
 # -- a call or more of each public function: (its name, the call, words) ---------------------------
 
 S = ej.synapses
+INTEROP = {"equinox_nn": equinox_nn, "flax_linen": flax_linen, "flax_nnx": flax_nnx}
+
+
+@functools.cache
+def elsewhere(library, name, **options):
+    """A module of another library by its shapes, which compile nothing; of linen its params too."""
+    why = "eprop_jax.interop reads it (the extras `flax` and `equinox`)"
+    there = pytest.importorskip(library, reason=why)
+    make = getattr(there, name)
+    if library == "flax.nnx":
+        return there.eval_shape(lambda: make(N_IN, N, rngs=there.Rngs(0), **options))
+    if library == "equinox.nn":
+        equinox = pytest.importorskip("equinox", reason=why)
+        return equinox.filter_eval_shape(lambda: make(N_IN, N, key=jax.random.key(0), **options))
+    module = make(N, **options)
+    zeros = lambda n: jnp.zeros(n, options.get("param_dtype", "float32"))
+    draw = lambda: module.init(jax.random.key(0), zeros(N), zeros(N_IN))["params"]
+    return module, jax.eval_shape(draw)
+
+
+linen = lambda name, **options: elsewhere("flax.linen", name, **options)
+nnx = lambda name, **options: elsewhere("flax.nnx", name, **options)
+eqx = lambda name, **options: elsewhere("equinox.nn", name, **options)
+SPARSE_GRU = ej.cells.gru(N_IN, N, w_rec=ej.synapses.sparse(2))
+GRU_PARAMS = GRU.init(KEY)["cell"]
+of_32_bits = lambda tree: jax.tree.map(lambda x: np.asarray(x, "float32"), tree)
+LSTM, ZEROS = ej.cells.lstm(N_IN, N), np.zeros((BATCH, N))
+
 PUBLIC = [
     # graphs of other simulators
     ("nir.read", lambda: nir.read(None, 1e-3), ("graph", "NoneType", "nir.NIRGraph")),
@@ -469,6 +498,53 @@ PUBLIC = [
     ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3, discretise="no"),
      ("discretise", "'no'", "'exact'")),
     ("nir.write", lambda: nir.write(NET, PARAMS, 1e-3), ("net", "rnn", "lif")),
+    # weights of other libraries
+    ("equinox_nn.load", lambda: equinox_nn.load(CELL), ("module", "Cell", "GRUCell")),
+    ("equinox_nn.load", lambda: equinox_nn.load(eqx("Embedding")), ("module", "Embedding", "GRUCell")),
+    ("equinox_nn.give_back", lambda: equinox_nn.give_back(LSTM, {}, eqx("GRUCell")),
+     ("cell", "lstm", "ej.cells.gru")),
+    ("equinox_nn.give_back",
+     lambda: equinox_nn.give_back(GRU.cell, GRU_PARAMS, eqx("GRUCell", use_bias=False)),
+     ("params['bias']['hn']", "GRUCell")),
+    ("equinox_nn.give_back",
+     lambda: equinox_nn.give_back(GRU.cell, of_32_bits(GRU_PARAMS), eqx("GRUCell")),
+     ("params", "float32", "float64", "like")),
+    ("equinox_nn.to_state", lambda: equinox_nn.to_state(LSTM, ZEROS), ("carry", "(h, c)")),
+    ("equinox_nn.to_state", lambda: equinox_nn.to_state(LSTM, (ZEROS + 1, ZEROS)), ("carry", "c = 0")),
+    ("equinox_nn.to_carry", lambda: equinox_nn.to_carry(LSTM, ZEROS), ("state", "LSTMState")),
+    ("flax_linen.load", lambda: flax_linen.load(linen("GRUCell")[0], linen("SimpleCell")[1]),
+     ("params['ir']['kernel']", "missing")),
+    ("flax_linen.load", lambda: flax_linen.load(linen("GRUCell")[0], {"params": linen("GRUCell")[1]}),
+     ("params", "variables['params']")),
+    ("flax_linen.load", lambda: flax_linen.load(*linen("SimpleCell", residual=True)),
+     ("module.residual", "True")),
+    ("flax_linen.load", lambda: flax_linen.load(*linen("GRUCell", gate_fn=jax.nn.hard_sigmoid)),
+     ("module.gate_fn", "hard_sigmoid", "sigmoid")),
+    ("flax_linen.load", lambda: flax_linen.load(*linen("GRUCell", carry_init=jax.nn.initializers.ones)),
+     ("module.carry_init", "ones", "zeros")),
+    ("flax_linen.load", lambda: flax_linen.load(*linen("GRUCell", param_dtype="complex64")),
+     ("params['hn']['bias']", "complex64", "floating")),
+    ("flax_linen.give_back", lambda: flax_linen.give_back(CELL, PARAMS, linen("SimpleCell")[0]),
+     ("params['cell']['bias']", "SimpleCell")),
+    ("flax_linen.to_state", lambda: flax_linen.to_state(ej.cells.lif(N_IN, N), ZEROS),
+     ("cell", "lif", "load")),
+    ("flax_linen.to_carry", lambda: flax_linen.to_carry(CELL, ZEROS[:, 1:]),
+     ("state", "[2, 4]", "[*batch, 5]")),
+    ("flax_nnx.load", lambda: flax_nnx.load(nnx("GRUCell", activation_fn=jax.nn.relu)),
+     ("module.activation_fn", "relu", "tanh")),
+    ("flax_nnx.load", lambda: flax_nnx.load(nnx("SimpleCell", param_dtype="float64")),
+     ("module.dtype", "float32", "float64")),
+    ("flax_nnx.load", lambda: flax_nnx.load(nnx("SimpleCell", activation_fn=jax.nn.softmax)),
+     ("module.activation_fn", "softmax", "relu")),
+    ("flax_nnx.give_back", lambda: flax_nnx.give_back(GRU.cell, GRU_PARAMS, nnx("GRUCell")),
+     ("params['bias']['hn']", "GRUCell")),
+    ("flax_nnx.give_back",
+     lambda: flax_nnx.give_back(SPARSE_GRU, GRU_PARAMS, nnx("GRUCell")), ("cell", "sparse", "dense")),
+    ("flax_nnx.to_state", lambda: flax_nnx.to_state(LSTM, (ZEROS, ZEROS[:1])),
+     ("carry", "[2, 5]", "[1, 5]")),
+    ("flax_nnx.to_carry", lambda: flax_nnx.to_carry(GRU.cell, None), ("state", "NoneType")),
+    ("cells.gru", lambda: ej.cells.gru(N_IN, N, biases=("q",)), ("biases", "'q'", "hn")),
+    ("cells.lstm", lambda: ej.cells.lstm(N_IN, N, biases="if"), ("biases", "'if'", "tuple")),
     # synapses
     ("synapses.sparse", lambda: S.sparse(), ("fan_in, edges", "neither")),
     ("synapses.sparse", lambda: S.sparse(3, edges=[(0, 1)]), ("fan_in, edges", "both")),
@@ -996,7 +1072,7 @@ def public_functions():
         name: getattr(ej, name) for name in ej.__all__ if inspect.ismodule(getattr(ej, name))
     }
     found = {name for name in ej.__all__ if inspect.isfunction(getattr(ej, name))} | {"Network"}
-    for label, module in {**modules, "plotting": plotting, "nir": nir}.items():
+    for label, module in {**modules, "plotting": plotting, "nir": nir, **INTEROP}.items():
         names = getattr(module, "__all__", None) or [n for n in dir(module) if n[0] != "_"]
         for name in names:
             value = getattr(module, name)

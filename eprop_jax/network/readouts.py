@@ -17,6 +17,7 @@ from eprop_jax.network.synapses import Kind
 from eprop_jax.network.synapses.use import line
 from eprop_jax.network.types import Array, Readout
 from eprop_jax.network.units import Units, compute_dtype
+from eprop_jax.network.unitwise import driven
 
 
 def custom(
@@ -118,9 +119,7 @@ def linear(
     >>> ej.readouts.linear(n_units=4, n_out=2).n_out
     2
     """
-    readout = custom(
-        n_units, n_out, lambda phi, y, a: a, bias=bias, gain=gain, shared=True, w_out=w_out
-    )
+    readout = custom(n_units, n_out, driven, bias=bias, gain=gain, shared=True, w_out=w_out)
     return readout._replace(name="linear")
 
 

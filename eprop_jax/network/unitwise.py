@@ -18,6 +18,11 @@ ONE_DRIVE = ""
 """The name that a cell's only drive goes by, inside the library."""
 
 
+def driven(theta, c_tm1, a):
+    """c^t = a^t, without memory; `eprop_jax.interop` knows simple cells and linear read-outs by it."""
+    return a
+
+
 def over_units(unit: Callable, z: dict, n_lead: int):
     """Map a function of one unit's scalars over units and leading axes (theta has only units)."""
     mapped = jax.vmap(unit)

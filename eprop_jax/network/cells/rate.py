@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,12 @@ from eprop_jax.network.cells.custom import custom, initial_of
 from eprop_jax.network.synapses import Kind
 from eprop_jax.network.types import Array, Cell
 from eprop_jax.network.units import Units
+from eprop_jax.network.unitwise import driven
+
+
+def activated(activation, theta, c):
+    """h^t = φ(c^t)"""
+    return activation(c)
 
 
 def rnn(
@@ -38,7 +45,7 @@ def rnn(
     """
     checks.is_callable("activation", activation)
     return custom(
-        n_in, n_units, lambda theta, c, a: a, lambda theta, c: activation(c), 0.0, shared=("",),
+        n_in, n_units, driven, functools.partial(activated, activation), 0.0, shared=("",),
         **options,
     )._replace(name="rnn")  # fmt: skip
 
@@ -66,7 +73,7 @@ def stateless(
     """
     checks.is_callable("activation", activation)
     return custom(
-        n_in, n_units, lambda theta, c, a: a, lambda theta, c: activation(c), 0.0,
+        n_in, n_units, driven, functools.partial(activated, activation), 0.0,
         drives=("w_in", "bias"), shared=("",), **options,
     )._replace(name="stateless")  # fmt: skip
 
