@@ -111,5 +111,5 @@ def as_text() -> str:
         "A run stops at its goal, on test batches, or after its steps. T: steps of a sequence;",
         "in, out: numbers a step; cell, units, batch, …: the options of those names.",
         f"minutes: all those steps, about, on one core of {taken['processor']} (jax {taken['jax']}),",
-        "compiling included, by python -m benchmarks.minutes; test examples every so many steps too.",
+        "compiling, tests and checkpoints included; python -m benchmarks.minutes measured it.",
     ])  # fmt: skip

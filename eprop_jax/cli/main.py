@@ -210,7 +210,7 @@ COMMANDS = {
                        options.compare_options, studies.run_compare),
     "sweep": Command("train many seeds and learning rates as one program", options.sweep_options,
                      studies.run_sweep),
-    "tasks": Command("print the tasks: lengths, sizes, goals, and the settings they begin with",
+    "tasks": Command("print the tasks: lengths, sizes, goals, minutes, and what they begin with",
                      options.json_option, run_tasks),
 }  # fmt: skip
 

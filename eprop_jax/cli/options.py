@@ -273,3 +273,4 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def report_options(parser: argparse.ArgumentParser) -> None:
     for options_of in (task_option, rule_options, network_options, json_option):
         options_of(parser)
+    parser.epilog = f"The options are those of train. {parser.epilog}"
