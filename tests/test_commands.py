@@ -282,6 +282,22 @@ def test_the_time_to_go_is_without_the_compiling(monkeypatch, capsys):
     ]
 
 
+def test_a_terminal_has_a_bar_that_says_the_same(monkeypatch):
+    pytest.importorskip("tqdm", reason="the bar is tqdm's: the extra `train`")
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(terminal.sys, "stderr", Terminal())
+    with terminal.Progress(100, done=20) as bar:
+        bar.move("rule", 0)
+        bar.move("rule", 80, {"test_loss": 0.25})
+    said = terminal.sys.stderr.getvalue()
+    assert "20/100" in said and "compiling" in said
+    assert "100/100" in said and "test loss 0.25" in said
+
+
 def test_few_lines_come_of_many_pauses(monkeypatch, capsys):
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 0.0)
     with terminal.Progress(1000) as bar:
