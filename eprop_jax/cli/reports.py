@@ -66,14 +66,11 @@ def as_dict(s: Settings) -> dict[str, Any]:
             row["relative_work"] = row["multiply_adds"] / base["multiply_adds"]
     except ValueError as error:
         refused = str(error)
-    frozen = (
-        s.rule == "frozen"
-    )  # a rule that reaches every layer, of which the read-out alone is used
     return {
         "task": s.task, "rule": experiments.key(s), "name": experiments.name(s),
         "network": str(e.net), "parameters": sum(map(size, jax.tree.leaves(params))),
         "T": T, "batch": s.batch, "language": kept.language, "co_states": kept.states,
-        "exact": not frozen and all(layer.exact for layer in kept.layers),
+        "exact": all(layer.exact for layer in kept.layers),
         "layers": [layer._asdict() for layer in kept.layers],
         "readout_trace_bytes": kept.readout_bytes, "costs": rows, "refused": refused,
     }  # fmt: skip
