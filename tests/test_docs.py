@@ -92,6 +92,32 @@ def test_the_code_of_a_page_runs_as_printed(page, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+OWN = """
+rng = np.random.default_rng(0)
+y = rng.choice(["falls", "rises"], 96)
+lengths = rng.integers(5, 10, 96)
+slope = np.where(y == "rises", 1, -1)
+X = rng.normal(3, 0.5, (96, 9, 2)) + slope[:, None, None] * np.arange(9)[:, None]
+X[np.arange(9) >= lengths[:, None]] = np.nan
+"""
+
+
+def test_two_lines_of_start_here_are_changed_for_data_of_ones_own(tmp_path):
+    """Classes by name, sequences of different lengths, and padding that is no number."""
+    pytest.importorskip("matplotlib", reason="start_here draws: the extra `examples`")
+    text = (ROOT / "notebooks" / "start_here.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    digits = "X, y = ej.tasks.digits()[:2]\nlengths = None\n"
+    assert digits in blocks
+    blocks[blocks.index(digits)] = OWN
+    script = tmp_path / "own.py"
+    script.write_text("\n".join(blocks))
+    done = run(str(script))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 classes" in done.stdout and "'falls'" in done.stdout
+    assert "1.000 of 24 test examples named rightly" in done.stdout
+
+
 def test_the_map_of_equations_names_what_is_there():
     """Every `module.name`, `file.py` and `file.py::test` in the table of docs/EQUATIONS.md."""
     table = (ROOT / "docs/EQUATIONS.md").read_text()

@@ -102,6 +102,70 @@ def test_learning_curves_are_accuracies_in_percent_unless_named(ax):
     assert ax.get_ylabel() == "test accuracy (%)" and ax.get_yscale() == "linear"
 
 
+def test_many_points_are_a_line_without_marks(ax):
+    for n, mark in ((25, "o"), (26, "")):
+        plotting.learning_curves(ax, range(n), {"BPTT": np.ones((1, n))}, label="loss")
+        assert ax.lines[-1].get_marker() == mark
+
+
+def test_a_curve_of_many_pauses_is_some_points_with_their_range():
+    from eprop_jax.cli import runs
+
+    rng = np.random.default_rng(0)
+    loss = rng.random(200)
+    size = -(-200 // runs.POINTS)
+    found = runs.points(loss.tolist(), size)
+    assert found.shape == (5, 40)
+    for k in (0, 7, 39):
+        assert sorted(found[:, k]) == sorted(loss[5 * k : 5 * k + 5])
+    assert runs.points([3.0, 1.0, 2.0], 1).tolist() == [[3.0, 1.0, 2.0]]
+
+
+def ended_at(cell, **accuracies):
+    """Results of the demo as if the rules had ended so."""
+    from eprop_jax.cli import demo
+
+    steps = np.arange(1, 21)
+    curve = lambda end: end - 0.8 * np.exp(-steps / 3) * np.ones((2, 1))
+    none = dict.fromkeys(demo.Result._fields)
+    return [
+        demo.Result(**none | {"cell": cell, "name": name.replace("_", " "), "steps": steps,
+                              "curve": curve(end), "accuracy": curve(end)[:, -1]})
+        for name, end in accuracies.items()
+    ]  # fmt: skip
+
+
+def test_a_frozen_layer_does_not_squeeze_the_rules_together(ax):
+    from eprop_jax.plotting.figures import error_curves as draw
+
+    draw(ax, ended_at("gru", BPTT=0.98, e_prop=0.96, all_right=1.0, frozen_layer=0.5))
+    height = ax.get_window_extent().height
+    ends = [ax.transData.transform(line.get_xydata()[-1])[1] for line in ax.lines]
+    exact, local, right, frozen = ends
+    assert frozen > local > exact > right and local - exact > 0.05 * height
+    assert [line.get_ydata()[-1] for line in ax.lines[:2]] == pytest.approx([2.1, 4.1], abs=0.2)
+
+
+def test_every_panel_of_the_demo_names_task_and_cell_and_who_trained():
+    from eprop_jax.cli import demo
+    from eprop_jax.plotting.figures import demo_panels
+    from eprop_jax.run.compare import Fidelity
+
+    some = Fidelity(*np.full((len(Fidelity._fields), 2, 2), 0.5))
+    by_order = demo.OrderFidelity((1, 2), some, some)
+    results = {"gru": ended_at("gru", order_4=0.9, BPTT=0.9), "alif": ended_at("alif", BPTT=0.9)}
+    seen = demo.Recording(np.ones((6, 4)), np.ones((6, 1)), [(0, 1)], 3, [3, 5])
+    panels = demo_panels(results, {"gru": by_order, "alif": by_order}, seen)
+    assert len(panels) == 6
+    for title, _ in panels:
+        assert title.startswith("digits, ") and ("GRU" in title or "ALIF" in title)
+    assert [title.endswith("trained by BPTT") for title, _ in panels] == 4 * [False] + 2 * [True]
+    for _, draw in panels[2:4]:
+        assert legend(draw(Figure().subplots())) == [
+            "GRU, untrained", "GRU, trained by order 4", "ALIF, untrained", "ALIF, trained by BPTT",
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "draw, message",
     [

@@ -268,7 +268,7 @@ def test_what_was_found_is_kept_when_a_command_is_killed(tmp_path, monkeypatch):
     code, said = run("compare", *SMALL, "--out", "out/compare")
     assert code == 2 and "--out: out/compare holds compare.json already" in said
 
-    def dies(self, name, done):
+    def dies(self, name, done, seen=None):
         self.done += done
         if self.done == 2:
             raise KeyboardInterrupt

@@ -14,7 +14,18 @@ import jax
 import numpy as np
 
 from eprop_jax import __version__, plotting, tasks
-from eprop_jax.cli import catalogue, demo, experiments, naming, options, runs, studies, terminal
+from eprop_jax.cli import (
+    catalogue,
+    demo,
+    experiments,
+    naming,
+    options,
+    predictions,
+    reports,
+    runs,
+    studies,
+    terminal,
+)
 from eprop_jax.cli.terminal import Progress
 from eprop_jax.paper import taxonomy
 
@@ -171,7 +182,7 @@ def run_demo(args: argparse.Namespace) -> int:
             results[cell], by_order[cell] = demo.run(
                 cell, data, rules=rules, orders=orders, seed=args.seed, seeds=args.seeds,
                 updates=args.steps, layers=layers, freeze=freeze,
-                progress=lambda name, done, cell=cell: bar.move(f"{cell.upper()} {name}", done),
+                progress=lambda name, *seen, cell=cell: bar.move(f"{cell.upper()} {name}", *seen),
             )  # fmt: skip
     say("\n" + as_text(results, setups, args.seeds))
     picture = draw(args.out / "demo.png", setups, data, results, by_order, say)
@@ -187,14 +198,19 @@ COMMANDS = {
     "demo": Command("train and compare every rule on handwritten digits", demo_options, run_demo),
     "taxonomy": Command("print the learning rules, their equations and costs", options.json_option,
                         run_taxonomy),
+    "report": Command("say of a setup, before it is trained, which paths its rule keeps, where its "
+                      "gradient is exact, and what memory and work it takes",
+                      options.report_options, reports.run_report),
     "train": Command("train a network on a task, with checkpoints", options.train_options,
                      runs.run_train),
     "resume": Command("go on with a run that was cut off", options.resume_options, runs.run_resume),
+    "predict": Command("what the network of a run says of test examples, or of your own",
+                       options.predict_options, predictions.run_predict),
     "compare": Command("train a network under several rules from the same weights",
                        options.compare_options, studies.run_compare),
     "sweep": Command("train many seeds and learning rates as one program", options.sweep_options,
                      studies.run_sweep),
-    "tasks": Command("print the tasks: lengths, sizes, goals, and the settings they begin with",
+    "tasks": Command("print the tasks: lengths, sizes, goals, minutes, and what they begin with",
                      options.json_option, run_tasks),
 }  # fmt: skip
 

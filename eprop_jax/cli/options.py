@@ -251,3 +251,26 @@ def sweep_options(parser: argparse.ArgumentParser) -> None:
                         help="learning rates (default: the task's own alone)")  # fmt: skip
     out_option(parser, "sweep")
     json_option(parser)
+
+
+def predict_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("dir", type=Path, metavar="DIR", help="the folder of a run, as train makes it")
+    one_of_them = parser.add_mutually_exclusive_group()
+    one_of_them.add_argument(
+        "--data", type=Path, metavar="FILE",
+        help="your own examples: X [N, T, F] as .npy, or .npz with X and, if you like, lengths [N] "
+        "and y, the classes (default: test examples of the run's task)",
+    )  # fmt: skip
+    one_of_them.add_argument("--examples", type=number(1), metavar="N",
+                             help="how many test examples (default: a batch)")  # fmt: skip
+    add("--seed", type=seed, default=0, metavar="N", help="of the test examples (default: 0)")
+    add("--out", type=Path, metavar="FILE",
+        help="a new .npz file for classes, logits, outputs and what was wanted")  # fmt: skip
+    json_option(parser)
+
+
+def report_options(parser: argparse.ArgumentParser) -> None:
+    for options_of in (task_option, rule_options, network_options, json_option):
+        options_of(parser)
+    parser.epilog = f"The options are those of train. {parser.epilog}"

@@ -40,6 +40,8 @@ class Problem(NamedTuple):
     test_batches: int = 1
     test: Callable[..., Callable] | None = None
     """the task of examples that are not trained on; None: fresh ones of `task`"""
+    named: str | None = "last"
+    """where a sequence's answer is read, as `ej.predict` has it; None: at each step"""
     frozen: bool = False
     """does `task` take the key of a pattern that stays the same throughout?"""
 
@@ -68,12 +70,12 @@ PROBLEMS = {
         feedback_gain=2.0, gain_out=1.0,  # the authors draw B with gain 1
         defaults={"cell": "lif", "batch": 1, "steps": 2000, "optimizer": "sgd",
                   "learning_rate": 1e-4, "rate_strength": 300.0, "every": 50},
-        frozen=True,
+        named=None, frozen=True,
     ),
     "store-recall": Problem(
         functools.partial(tasks.store_recall, symbol=50.0, mean_delay=2.0), 100, 2, NAMING, STEP_ERROR,
         0.05, 20.0, {"tau_m": 20.0, "tau_a": 400.0, "v_th": 0.6, "refractory": 5},
-        feedback_gain=10.0, gain_out=1.4, defaults={"rate_strength": 2.0},
+        feedback_gain=10.0, gain_out=1.4, defaults={"rate_strength": 2.0}, named=None,
     ),
     "xor": Problem(
         functools.partial(tasks.delayed_xor, delay=100.0), 40, 2, NAMING, ERROR,
@@ -83,7 +85,7 @@ PROBLEMS = {
     "copy": Problem(
         functools.partial(tasks.copy_memory, n_symbols=4, length=3, delay=10), 6, 4, NAMING, STEP_ERROR,
         0.01, None, {"tau_m": 5.0, "tau_a": 20.0}, 8.0, 1.0,
-        defaults={"cell": "gru", "units": 64},
+        defaults={"cell": "gru", "units": 64}, named=None,
     ),
     "digits": Problem(
         tasks.sequential_digits, 8, 10, NAMING, ERROR, 0.0, None,
@@ -102,6 +104,7 @@ PROBLEMS = {
         {"tau_m": 5.0, "tau_a": 20.0}, 8.0, 1.0,
         defaults={"cell": "gru", "units": 64, "batch": 32},
         test=functools.partial(tasks.vowel_speakers, part="test"), test_batches=4,
+        named="throughout",
     ),
 }  # fmt: skip
 TASKS = tuple(PROBLEMS)

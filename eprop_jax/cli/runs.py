@@ -105,14 +105,17 @@ def prepare(s: Settings, side_by_side: int = 1) -> None:
 
 
 def fits_in_memory(s: Settings, side_by_side: int) -> None:
-    e = experiments.experiment(s)
+    """Refuse what takes more than this machine has, by its sizes."""
     try:
-        xs, ys = jax.eval_shape(e.sampler, jax.random.key(0))
-        state = jax.eval_shape(lambda: experiments.start(e))
-        sizes = [x.size for x in jax.tree.leaves((xs, ys, state))] + [
-            xs.shape[0] * s.batch * sum(experiments.layers(s))
-        ]
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        sizes = [2 * n * n for n in experiments.layers(s)]  # weights and their gradient
+        if 4 * sum(sizes) < memory:  # else making the network would fill it: its masks are arrays
+            e = experiments.experiment(s)
+            xs, ys = jax.eval_shape(e.sampler, jax.random.key(0))
+            state = jax.eval_shape(lambda: experiments.start(e))
+            sizes = [x.size for x in jax.tree.leaves((xs, ys, state))] + [
+                xs.shape[0] * s.batch * sum(experiments.layers(s))
+            ]
     except (OverflowError, TypeError):  # no array has that many rows
         sizes, memory = [2**63], 0
     except (AttributeError, ValueError, OSError):  # the system does not say how much there is
@@ -174,10 +177,18 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
     look = training.evaluator(e.rule, e.test_sampler, metrics=e.metrics,
                               batches=experiments.PROBLEMS[s.task].test_batches,
                               cosine=experiments.trains_all(s), reference=reference(s))  # fmt: skip
-    if not (rows and goal(rows[-1])):
-        run = training.fit(e.trainer, state, s.steps, every=s.every, evaluate=look, stop=goal,
-                           report=keep, checkpoints=saved, progress=True)  # fmt: skip
-        state = run.state
+    if done < s.steps and not (rows and goal(rows[-1])):
+        with terminal.Progress(s.steps, done) as bar:
+
+            def report(row):
+                keep(row)
+                seen = {k: row[k] for k in ("loss", metric, f"test_{metric}")}
+                bar.move(experiments.name(s), row["step"] - bar.done, seen)
+
+            bar.move(experiments.name(s), 0)
+            run = training.fit(e.trainer, state, s.steps, every=s.every, evaluate=look, stop=goal,
+                               report=report, checkpoints=saved, progress=False)  # fmt: skip
+            state = run.state
     summary = {
         "task": s.task, "rule": experiments.key(s), "name": experiments.name(s),
         "steps": int(state.step), "goal_reached": bool(rows) and goal(rows[-1]),
@@ -229,15 +240,34 @@ def as_table(rows: Sequence[Mapping[str, float]], metric: str) -> str:
     return taxonomy.table([columns, *body], right=tuple(range(len(columns))))
 
 
+POINTS = 40
+"""of a curve, at most; a point stands for some pauses, with the range between them"""
+
+
 def curves(path: Path, rows: Sequence[Mapping[str, float]], metric: str, name: str) -> str | None:
     """Learning curves of one run."""
     if not rows:
         return None
+    size = -(-len(rows) // POINTS)
     of = lambda quantity: {
-        k: [[row[k] for row in rows]] for k in (quantity, f"test_{quantity}") if k in rows[0]
+        k: points([row[k] for row in rows], size)
+        for k in (quantity, f"test_{quantity}")
+        if k in rows[0]
     }
-    steps = [row["step"] for row in rows]
-    return draw(path, steps, {q: of(q) for q in ("loss", metric, "cosine") if of(q)}, name)
+    steps = points([row["step"] for row in rows], size)[-1]
+    named = name if size == 1 else f"{name} (mean and range of {size} pauses)"
+    return draw(path, steps, {q: of(q) for q in ("loss", metric, "cosine") if of(q)}, named)
+
+
+def points(values: Sequence[float], size: int) -> np.ndarray:
+    """[size, points]: `size` values a point, in their order; the last value fills the last point.
+
+    >>> from eprop_jax.cli import runs
+    >>> runs.points([1, 2, 3, 4, 5], 2).tolist()
+    [[1, 3, 5], [2, 4, 5]]
+    """
+    filled = [*values, *[values[-1]] * (-len(values) % size)]
+    return np.reshape(filled, (-1, size)).T
 
 
 def draw(path: Path, steps: Any, panels: Mapping[str, Mapping[str, Any]], name: str) -> str | None:
@@ -250,7 +280,8 @@ def draw(path: Path, steps: Any, panels: Mapping[str, Mapping[str, Any]], name: 
 
     figure = Figure(figsize=(1.5 + 3 * len(panels), 3.6), layout="constrained")
     for ax, (quantity, found) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items()):
-        plotting.learning_curves(ax, steps, found, label=quantity)
+        called = {label.replace("_", " "): curve for label, curve in found.items()}
+        plotting.learning_curves(ax, steps, called, label=quantity)
     figure.suptitle(name)
     figure.savefig(path, dpi=110)
     return str(path)

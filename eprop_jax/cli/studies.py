@@ -103,7 +103,7 @@ def run_compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def compared(s: Settings, progress: Callable[[int], None]) -> dict[str, Any]:
+def compared(s: Settings, progress: Callable[..., None]) -> dict[str, Any]:
     """What one rule reaches."""
     e = experiments.experiment(s)
     state, key = experiments.start(e), jax.random.key(2**20 + s.seed)
@@ -122,7 +122,7 @@ def compared(s: Settings, progress: Callable[[int], None]) -> dict[str, Any]:
         curve["updates"].append(int(state.step))
         for quantity in ("loss", *e.metrics):
             curve[quantity].append(float(log[quantity].mean()))
-        progress(size)
+        progress(size, {quantity: curve[quantity][-1] for quantity in ("loss", *e.metrics)})
     after = {k: float(v) for k, v in look(state.params, key).items()}
     return {
         "rule": experiments.key(s), "name": experiments.name(s),
@@ -191,7 +191,9 @@ def run_sweep(args: argparse.Namespace) -> int:
                 state, log = run_for[size](*grid, state)
                 curves = np.concatenate([curves, np.asarray(log)], -1)
                 tested = {k: np.asarray(v) for k, v in look(*grid, state).items()}
-                bar.move(experiments.name(s), size)
+                over_all = tested[f"test_{metric}"]
+                seen = {f"test_{metric}": over_all.mean(), "best": over_all.min()}
+                bar.move(experiments.name(s), size, seen)
                 found = {
                     "task": s.task, "rule": experiments.key(s), "name": experiments.name(s),
                     "finished": curves.shape[-1] == s.steps, "steps": curves.shape[-1],

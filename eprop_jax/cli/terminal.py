@@ -7,7 +7,8 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -71,26 +72,47 @@ def fail(command: str, error: Exception) -> int:
 
 
 class Progress:
-    """A bar on stderr where tqdm is installed, else a line now and then."""
+    """On stderr: a bar on a terminal where tqdm is installed, else a line now and then. Both say what
+    was last seen (a loss, an error), and how long it will take."""
 
-    def __init__(self, total: int):
-        self.total, self.done, self.said, self.bar = total, 0, 0, None
-        try:
-            from tqdm import tqdm
+    SHARE, SECONDS = 20, 10.0
+    """a line comes when this part of all updates, or this time, has passed since the last"""
 
-            self.bar = tqdm(total=total, unit="update", file=sys.stderr, dynamic_ncols=True,
-                            mininterval=0.5)  # fmt: skip
-        except ImportError:
-            pass
+    def __init__(self, total: int, done: int = 0):
+        self.total, self.done, self.bar = total, done, None
+        self.said, self.last = done, time.monotonic()
+        self.first: tuple[int, float] | None = None
+        """what was done, and when, after the first part of what began last, in which it was compiled"""
+        if sys.stderr.isatty():
+            with contextlib.suppress(ImportError):
+                from tqdm import tqdm
 
-    def move(self, name: str, done: int) -> None:
+                self.bar = tqdm(total=total, initial=done, unit="update", file=sys.stderr,
+                                dynamic_ncols=True, mininterval=0.5)  # fmt: skip
+
+    def move(self, name: str, done: int, seen: Mapping[str, float] | None = None) -> None:
+        """`done` updates more; 0 where something begins, which first is compiled."""
         self.done += done
+        what = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in (seen or {}).items())
         if self.bar is not None:
-            self.bar.set_description(f"{name:<22}", refresh=done == 0)
+            self.bar.set_description(f"{name:<22}", refresh=False)
+            self.bar.set_postfix_str(what or "compiling", refresh=done == 0)
             self.bar.update(done)
-        elif done == 0 or self.done - self.said >= self.total / 20:
-            self.said = self.done
-            print(f"{name}: {self.done} of {self.total} updates", file=sys.stderr, flush=True)
+            return
+        now = time.monotonic()
+        self.first = (self.first or (self.done, now)) if done else None
+        due = self.done - self.said >= self.total / self.SHARE or now - self.last >= self.SECONDS
+        if done == 0 or due or self.done >= self.total:
+            self.said, self.last = self.done, now
+            parts = [f"{self.done} of {self.total} updates", what or "compiling", self.left(now)]
+            print(f"{name}: {', '.join(p for p in parts if p)}", file=sys.stderr, flush=True)
+
+    def left(self, now: float) -> str:
+        """The time to go, if the rest is as what has been done since the first part."""
+        done, began = self.first or (self.done, now)
+        if not done < self.done < self.total:
+            return ""
+        return f"about {spell((now - began) * (self.total - self.done) / (self.done - done))} to go"
 
     def __enter__(self) -> Progress:
         return self
@@ -98,3 +120,15 @@ class Progress:
     def __exit__(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def spell(seconds: float) -> str:
+    """A time, about.
+
+    >>> from eprop_jax.cli import terminal
+    >>> terminal.spell(8.2), terminal.spell(150), terminal.spell(9000)
+    ('8 s', '2.5 min', '150 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.{1 if seconds < 600 else 0}f} min"

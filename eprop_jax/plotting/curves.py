@@ -10,6 +10,9 @@ import numpy as np
 from eprop_jax import checks
 from eprop_jax.plotting import style
 
+MARKED = 25
+"""A line of more points has no marks, which would run together."""
+
 
 def learning_curves(
     ax: Any, steps: Any, curves: Mapping[str, Any], *, label: str | None = None,
@@ -51,13 +54,15 @@ def learning_curves(
             raise ValueError(
                 f"curves[{name!r}]: got {np.nanmin(y)}, wanted positive numbers on a logarithmic axis"
             )
-        ax.plot(
-            steps, y.mean(0), label=name, marker=style.MARKS[i % 7], markersize=3.5, **style.line(i)
-        )
+        mark = style.MARKS[i % 7] if len(steps) <= MARKED else ""
+        ax.plot(steps, y.mean(0), label=name, marker=mark, markersize=3.5, linewidth=1.3,
+                **style.line(i))  # fmt: skip
         ax.fill_between(
             steps, y.min(0), y.max(0), color=style.COLOURS[i % 7], alpha=0.15, linewidth=0
         )
     ax.set(xlabel="updates", ylabel="test accuracy (%)" if label is None else label, yscale=yscale)
+    if yscale == "log":
+        style.plain_decades(ax)
     ax.legend(fontsize="small", loc="lower right" if label is None else "best")
     ax.grid(alpha=0.3)
     return ax

@@ -19,6 +19,17 @@ def line(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % 7], "linestyle": DASHES[i % 7]}
 
 
+def plain_decades(ax: Any) -> None:
+    """On a logarithmic y axis 0.2, 5, 10, in place of powers of ten, where it spans few of them."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = ax.get_ylim()
+    if 0 < high < 1e4 * low and 1e-3 < low:
+        ax.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def axes(ax: Any) -> Any:
     """What can be drawn on."""
     if not hasattr(ax, "plot") or not hasattr(ax, "annotate"):

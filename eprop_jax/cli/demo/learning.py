@@ -209,7 +209,7 @@ def run(
     updates: int | None = None,
     layers: Sequence[int] = (),
     freeze: Sequence[int] = (),
-    progress: Callable[[str, int], Any] = lambda name, done: None,
+    progress: Callable[..., Any] = lambda name, done, seen=None: None,
 ) -> tuple[list[Result], OrderFidelity]:
     """Train one cell under each rule, test it, and compare the gradients.
 
@@ -221,7 +221,8 @@ def run(
       updates: None: as `setup` has it.
       layers: units of each layer of a stack, the lowest first; (): one layer, as `setup` has it.
       freeze: layers that no rule trains.
-      progress: called as progress(name of the rule, updates just done).
+      progress: called as progress(name of the rule, updates just done), and with what was seen
+        then, a dict, as a third argument.
 
     Returns:
       A `Result` a rule, and the fidelity of `Setup.orders` at the first rule's initial and trained
@@ -293,7 +294,7 @@ def train(
         done += size
         steps.append(done)
         curve.append(np.asarray(test(state[0])))
-        progress(method.name, size)
+        progress(method.name, size, {"test accuracy": float(curve[-1].mean())})
     named = naming.language(method.key) is None  # how local a language is, its report says
     about = taxonomy.find(method.key) if named else None
     return Result(
