@@ -26,6 +26,7 @@ from eprop_jax.run.sequence import value_and_grad
 from eprop_jax.run.training import train
 from eprop_jax.transforms import sharding
 from eprop_jax.transforms.narrow_traces import narrow_traces
+from eprop_jax.transforms.three_factor import three_factor
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __all__ = [
     "surrogates",
     "synapses",
     "tasks",
+    "three_factor",
     "train",
     "training",
     "uoro",

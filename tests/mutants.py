@@ -66,6 +66,7 @@ GROUPS = {
     "initial": "test_initial.py -k autodiff or afresh or truncated",
     "delays": "test_delays.py",
     "weights": "test_interop_weights.py -k carry and nnx and GRU or forget or fit or saturated",
+    "three factors": "test_three_factor.py -k RTRL or behind or not_count or differentiates or wide",
     "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",
 }
 """The tests that a mutant of each kind is given: few and quick ones."""
@@ -89,6 +90,14 @@ MUTANTS = [
     Mutant("beyond", "rules/uoro.py", "x_h = x_h + d.dy_dh.T @ x_y", "x_h = x_h"),
     Mutant("beyond", "rules/uoro.py", "(scaled(along, w) + direct).summed()", "direct.summed()"),
     Mutant("beyond", "rules/uoro.py", "scaled(1 / rho_1, nuF)", "scaled(rho_1, nuF)"),
+    # eligibility that waits for a third factor
+    Mutant("three factors", "transforms/three_factor.py", "kept = like(decay, x) * x", "kept = x"),
+    Mutant("three factors", "transforms/three_factor.py", ", 0, kept)", ", kept, kept)"),
+    Mutant("three factors", "transforms/three_factor.py", "_decayed(z, decay, at[-1].resets), out",
+           "_decayed(z, decay, None), out"),
+    Mutant("three factors", "transforms/three_factor.py", " / max(1, jnp.size(third))", ""),
+    Mutant("three factors", "transforms/three_factor.py", "weights = jax.tree.map(wide, params)",
+           "weights = params"),
     # the graph of a rule, and its picture
     Mutant("graph", "paper/kept.py", "or automaton.accepting[q] else None", "else None"),
     Mutant("graph", "paper/kept.py", "if r in live}", "}"),

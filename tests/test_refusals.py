@@ -67,6 +67,9 @@ TRAINER = training.trainer(RULE, SGD, lambda key: (XS, YS))
 STATE = TRAINER.init(PARAMS, KEY)
 LEARNER = ej.online(RULE, SGD)
 ONLINE = LEARNER.init(PARAMS, (BATCH,))
+REGULARISED, UNTRACED = ej.eprop(NET, loss, state_loss=loss), ej.bptt(NET, loss)
+REWARDED = ej.three_factor(RULE, 0.9)
+WAITING = REWARDED.init(PARAMS, (BATCH,))
 PATTERN = ej.tasks.pattern_generation()
 MESH = ej.sharding.mesh(batch=1, units=1)
 HYBRID = ej.hybrids.first_explicit_gradient(NET, loss)
@@ -646,6 +649,26 @@ PUBLIC = [
     ("narrow_traces", lambda: ej.narrow_traces(NET), ("rule", "Network", "library's rules")),
     ("narrow_traces", lambda: ej.narrow_traces(RULE, "int16"), ("dtype", "int16", "floating")),
     ("narrow_traces", lambda: ej.narrow_traces(RULE, "b16"), ("dtype", "'b16'", "bfloat16")),
+    ("three_factor", lambda: ej.three_factor(NET, 0.9), ("rule", "Network", "LearningRule")),
+    ("three_factor", lambda: ej.three_factor(RULE, 1.5), ("decay", "1.5", "[0, 1]")),
+    ("three_factor", lambda: ej.three_factor(RULE, np.ones(2)), ("decay", "[2]", "one number")),
+    ("three_factor", lambda: ej.three_factor(REGULARISED, 0.9),
+     ("rule", "state_loss", "third factor", "without")),
+    ("three_factor", lambda: ej.three_factor(UNTRACED, 0.9).init(PARAMS, (BATCH,)),
+     ("rule", "BPTT", "no traces", "ej.rtrl")),
+    ("three_factor", lambda: REWARDED.init(PARAMS, 2.5), ("batch_shape", "2.5", "(8,)")),
+    ("three_factor", lambda: REWARDED.step(PARAMS, CARRY, XS, YS),
+     ("carry", "EpropCarry", "init and step")),
+    ("three_factor", lambda: REWARDED.step(PARAMS, WAITING, XS, YS[:3]),
+     ("ys", "[3, 2, 2]", "[4, 2, ...]", "time first")),
+    ("three_factor", lambda: REWARDED.step(PARAMS, WAITING, XS, YS, resets=XS[..., 0]),
+     ("resets", "float64", "bool")),
+    ("three_factor", lambda: REWARDED.step(PARAMS, WAITING._replace(z=PARAMS), XS, YS),
+     ("carry.z['cell']['bias']", "[5]", "[2, 5]")),
+    ("three_factor", lambda: REWARDED.gradient(CARRY, XS[0, :, 0]), ("carry", "EpropCarry")),
+    ("three_factor", lambda: REWARDED.gradient(WAITING, 1.0), ("third", "[]", "[2]", "an example")),
+    ("three_factor", lambda: REWARDED.gradient(WAITING, XS[0]), ("third", "[2, 3]", "[2]")),
+    ("three_factor", lambda: REWARDED.gradient(WAITING, "high"), ("third", "<U4", "real numbers")),
     ("online", lambda: ej.online(NET, SGD), ("rule", "Network", "LearningRule")),
     ("online", lambda: ej.online(RULE, RULE), ("optimizer", "LearningRule", "optax")),
     ("online", lambda: LEARNER.init({"w": "x"}), ("params", "['w']", "'cell'")),

@@ -1,1 +1,1 @@
-"""From one rule to another: the same gradient, kept narrower, or on many devices."""
+"""Rule to rule: the same gradient, kept narrower, held back for a reward, or on many devices."""
