@@ -117,10 +117,7 @@ def over_units(form: Callable, function: Callable, z: dict, names: tuple[str, ..
 def _implicit(dynamics: Callable, z_j: dict, names: tuple[str, ...]) -> tuple:
     """D, B, Θ of one unit, Θ by `names`."""
 
-    def unit(z_j):
-        gates = unitwise.of_gates(z_j["a"])
-        return unitwise.floats(unitwise.next_state(dynamics, {**z_j, "a": gates}))
-
+    unit = lambda z_j: unitwise.floats(unitwise.of_gated(dynamics, z_j))
     leaf = _leaf_numbers(z_j)
     by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(z_j["c"])]
     by_theta = {k: leaf["theta"][k] for k in names}
@@ -180,19 +177,11 @@ def _never_reached(tangents: Callable, dots: list) -> list[list[bool]]:
 
 def structure(cell: Cell, params: dict, c: PyTree) -> Blocks:
     """Which blocks are there at any step: one unit's shapes, by those of what is given."""
-    z_j, names = _one_unit(cell, params, c), tuple(sorted(params.get("theta", {})))
+    z_j, names = unitwise.one_unit(cell, params, c), tuple(sorted(params.get("theta", {})))
     of = lambda form, function: lambda z_j: traced.once(form, function, (1,))(z_j, names)
     implicit = jax.eval_shape(of(_implicit, cell.dynamics), z_j)
     del z_j["a"]
     return Blocks(*implicit, *jax.eval_shape(of(_of_output, cell.output), z_j))
-
-
-def _one_unit(cell: Cell, params: dict, c: PyTree) -> dict:
-    """The shapes of what one unit's functions see."""
-    theta = jax.eval_shape(lambda p: unitwise.theta(cell, p), params)
-    gates = dict.fromkeys(unitwise.gate_names(params), unitwise.floats(c)[0])
-    z = {"theta": theta, "c": c, "a": gates}
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
 
 
 def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]:
@@ -201,7 +190,7 @@ def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]
     shared = shared_positions(cell, c)
     if not shared:
         return {}
-    z_j, unit = _one_unit(cell, params, c), traced.once(_implicit, cell.dynamics, (1,))
+    z_j, unit = unitwise.one_unit(cell, params, c), traced.once(_implicit, cell.dynamics, (1,))
     jaxpr, (D, B, _) = jax.make_jaxpr(unit, static_argnums=1, return_shape=True)(z_j, ())
     places = jax.tree.unflatten(jax.tree.structure((D, B)), dependence.of_results(jaxpr.jaxpr))
     equal = {k for k, v in cell.constants.items() if checks.same_for_all(v)}

@@ -41,6 +41,19 @@ def next_state(dynamics: Callable, z_j: dict) -> PyTree:
     return jax.tree.map(jnp.asarray, as_state(c_j, dynamics(z_j["theta"], c_j, z_j["a"])))
 
 
+def of_gated(dynamics: Callable, z_j: dict) -> PyTree:
+    """The same, for drives by gate."""
+    return next_state(dynamics, {**z_j, "a": of_gates(z_j["a"])})
+
+
+def one_unit(cell: Cell, params: dict, c: PyTree) -> dict:
+    """The shapes of what one unit's functions see, its drives by gate."""
+    of_unit = jax.eval_shape(lambda p: theta(cell, p), params)
+    gates = dict.fromkeys(gate_names(params), floats(c)[0])
+    z = {"theta": of_unit, "c": c, "a": gates}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
+
+
 def output(cell: Cell, params: dict, c_t: PyTree) -> Array:
     """h^t of all units."""
     z = {"theta": theta(cell, params), "c": c_t}
