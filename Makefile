@@ -60,6 +60,17 @@ bench-peers: .venv-peers/.installed
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable . braintrace==0.2.8
 	touch $@
 
+# On a card: in an environment of its own, with the jaxlib that drives it.
+GPU_JAX ?= jax[cuda12]
+.PHONY: bench-gpu
+bench-gpu: .venv-gpu/.installed
+	.venv-gpu/bin/python -m benchmarks.gpu
+
+.venv-gpu/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]" "$(GPU_JAX)"
+	touch $@
+
 notebooks: .venv/.notebooks
 	$(BIN)/python notebooks/run.py
 
@@ -101,4 +112,4 @@ package: .venv/.test
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-package .venv-peers out dist
+	rm -rf .venv .venv-oldest .venv-newest .venv-package .venv-peers .venv-gpu out dist

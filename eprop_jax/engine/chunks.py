@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eprop_jax.engine import adjoint, influence, objective, products, seeds
+from eprop_jax.engine import at_once, influence, objective, products, seeds
 from eprop_jax.engine.adjoint import Reached
 from eprop_jax.engine.heard import scaled
 from eprop_jax.engine.influence import At, Influence
@@ -126,6 +126,6 @@ def without_traces(
     layers = Layers.of(spec, chunk)
     (back,) = seeds.at_readout(net.readout, p_out, layers.path_out, [seeds.of_loss(chunk.dL_dy)])
     part = seeds.loss_part(spec, params, chunk, back)
-    s = adjoint.sweep(net.cell, p, layers.path, [part])[0].at(0)
+    s = at_once.sweep(net.cell, p, layers.path, [part])[0].at(0)
     grads_out = layers.readout_gradient(p_out, back)
     return s.da, products.gradient(net.cell, p, s, layers.lines), grads_out, s.dc_0

@@ -25,6 +25,7 @@ from eprop_jax.network.types import (
     NO_STEPS,
     Array,
     Carry,
+    Cell,
     FirstCarry,
     LearningRule,
     Network,
@@ -244,7 +245,7 @@ def check_initial(spec: RuleSpec, params: dict) -> None:
     on."""
     cell, p = spec.network.cell, compute(spec.network, params)["cell"]
     c = jax.eval_shape(lambda p: cell.initial_state(p, (1,)), p)
-    J = jax.eval_shape(functools.partial(jac.structure, cell), p, c)
+    J = jac.structure(cell, p, c)
     for name in p.get("initial", {}):
         r = unitwise.components(c)[name]
         if not any(row[r] for row in there(J.D)):
@@ -267,12 +268,7 @@ def _try_unit(net: Network, params: dict) -> None:
     for layer, p, name in (*layers, out):
         p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), p)
         c = layer.initial_state(p, (1,))
-        scalar = lambda x: jax.ShapeDtypeStruct((), x.dtype)
-        real = jax.ShapeDtypeStruct((), compute_dtype(p))
-        drive = unitwise.of_gates(dict.fromkeys(unitwise.gate_names(p), real))
-        values = jax.tree.map(scalar, unitwise.theta(layer, p))
-        functions.unit_functions(layer, jax.tree.map(scalar, c), drive, values)
-        J = jac.structure(layer, p, c)
+        J = _blocks_of(layer, p, c)
         for (path, _), entry in zip(
             jax.tree.leaves_with_path(p), tr.entries(layer, p, c, J, {}), strict=True
         ):
@@ -290,3 +286,16 @@ def _try_unit(net: Network, params: dict) -> None:
                     f"shared: got component {r}, whose derivatives depend on {', '.join(reasons)}; "
                     "wanted one that has the same derivatives for all units"
                 )
+
+
+def _blocks_of(cell: Cell, p: dict, c: PyTree) -> jac.Blocks:
+    """Which blocks a layer's unit has, where its functions are what they should be."""
+    scalar = lambda x: jax.ShapeDtypeStruct((), x.dtype)
+    drive = dict.fromkeys(unitwise.gate_names(p), jax.ShapeDtypeStruct((), compute_dtype(p)))
+    seen = jax.tree.map(scalar, (c, unitwise.of_gates(drive), unitwise.theta(cell, p)))
+    functions.unit_functions(cell, *seen)
+    try:
+        return jac.structure(cell, p, c)
+    except Exception:
+        functions.differentiable_forward(cell, *seen)
+        raise

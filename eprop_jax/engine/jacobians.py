@@ -19,7 +19,7 @@ from eprop_jax import checks
 from eprop_jax.engine import dependence
 from eprop_jax.engine.maybe import each, there
 from eprop_jax.engine.operators import PerUnit
-from eprop_jax.network import unitwise
+from eprop_jax.network import traced, unitwise
 from eprop_jax.network.types import Cell, Maybe, PyTree
 
 __all__ = ["Blocks", "blocks"]
@@ -100,16 +100,28 @@ def output_operators(psi: tuple[Maybe, ...], Xi: dict[str, Maybe]) -> OutputOper
 def implicit_blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> tuple:
     """D, B, Θ (see `blocks`)."""
     z = {"theta": unitwise.theta(cell, params), "c": c_tm1, "a": unitwise.as_gates(a_t)}
+    return over_units(_implicit, cell.dynamics, z, tuple(sorted(params.get("theta", {}))))
 
-    def dynamics(z_j):
-        return unitwise.floats(
-            unitwise.next_state(cell, z_j["theta"], z_j["c"], unitwise.of_gates(z_j["a"]))
-        )
 
-    leaf = _leaf_numbers(z)
-    by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(c_tm1)]
-    by_theta = {k: leaf["theta"][k] for k in sorted(params.get("theta", {}))}
-    column = _columns(dynamics, z, [*by_c, *leaf["a"].values(), *by_theta.values()])
+def output_blocks(cell: Cell, params: dict, c_t: PyTree) -> tuple:
+    """ψ, Ξ (see `blocks`)."""
+    z = {"theta": unitwise.theta(cell, params), "c": c_t}
+    return over_units(_of_output, cell.output, z, tuple(sorted(params.get("theta", {}))))
+
+
+def over_units(form: Callable, function: Callable, z: dict, names: tuple[str, ...]) -> tuple:
+    of_unit, n_lead = traced.once(form, function, (1,)), jax.tree.leaves(z["c"])[0].ndim - 1
+    return unitwise.over_units(lambda z_j: of_unit(z_j, names), z, n_lead)
+
+
+def _implicit(dynamics: Callable, z_j: dict, names: tuple[str, ...]) -> tuple:
+    """D, B, Θ of one unit, Θ by `names`."""
+
+    unit = lambda z_j: unitwise.floats(unitwise.of_gated(dynamics, z_j))
+    leaf = _leaf_numbers(z_j)
+    by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(z_j["c"])]
+    by_theta = {k: leaf["theta"][k] for k in names}
+    column = _columns(unit, z_j, [*by_c, *leaf["a"].values(), *by_theta.values()])
     d = range(len(by_c))
     D = tuple(tuple(column[i][r] for i in by_c) for r in d)
     B = tuple({g: column[i][r] for g, i in leaf["a"].items()} for r in d)
@@ -117,108 +129,77 @@ def implicit_blocks(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> tup
     return D, B, Theta
 
 
-def output_blocks(cell: Cell, params: dict, c_t: PyTree) -> tuple:
-    """ψ, Ξ (see `blocks`)."""
-    z = {"theta": unitwise.theta(cell, params), "c": c_t}
-    leaf = _leaf_numbers(z)
-    by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(c_t)]
-    by_theta = {k: leaf["theta"][k] for k in sorted(params.get("theta", {}))}
-    wanted = [*by_c, *by_theta.values()]
-    column = _columns(lambda z_j: (cell.output(z_j["theta"], z_j["c"]),), z, wanted)
-    psi = tuple(column[i][0] for i in by_c)
-    return psi, {k: column[i][0] for k, i in by_theta.items()}
+def _of_output(output: Callable, z_j: dict, names: tuple[str, ...]) -> tuple:
+    """ψ, Ξ of one unit, Ξ by `names`."""
+    leaf = _leaf_numbers(z_j)
+    by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(z_j["c"])]
+    by_theta = {k: leaf["theta"][k] for k in names}
+    unit = lambda z_j: (unitwise.of_state(output, z_j),)
+    column = _columns(unit, z_j, [*by_c, *by_theta.values()])
+    return tuple(column[i][0] for i in by_c), {k: column[i][0] for k, i in by_theta.items()}
 
 
 def _leaf_numbers(z: dict) -> dict:
     return jax.tree.unflatten(jax.tree.structure(z), range(len(jax.tree.leaves(z))))
 
 
-def _columns(unit: Callable, z: dict, wanted: list[int]) -> dict[int, list[Maybe]]:
-    """{leaf number: ∂(each output of one unit)/∂(that scalar)}, for all units: jacfwd, then vmap."""
-    treedef = jax.tree.structure(z)
+def _columns(unit: Callable, z_j: dict, wanted: list[int]) -> dict[int, list[Maybe]]:
+    """{leaf number: ∂(each output of one unit)/∂(that scalar)}, by jacfwd; None for a derivative that
+    is zero whatever the values are."""
+    leaves, treedef = jax.tree.flatten(z_j)
+    scalars = [leaves[i] for i in wanted]
 
-    def of_scalars(scalars, leaves):
-        leaves = list(leaves)
+    def of_scalars(scalars):
+        filled = list(leaves)
         for i, s in zip(wanted, scalars):
-            leaves[i] = s
-        return unit(treedef.unflatten(leaves))
+            filled[i] = s
+        return unit(treedef.unflatten(filled))
 
-    def jacobian(z_j):
-        leaves = jax.tree.leaves(z_j)
-        scalars = [leaves[i] for i in wanted]
+    def column(k):
+        return jax.jacfwd(lambda s: of_scalars([*scalars[:k], s, *scalars[k + 1 :]]))(scalars[k])
 
-        def column(k):
-            def of_one(s):
-                return of_scalars([*scalars[:k], s, *scalars[k + 1 :]], leaves)
+    def tangents(dots):
+        return jax.jvp(of_scalars, (scalars,), (dots,))[1]
 
-            return jax.jacfwd(of_one)(scalars[k])
-
-        return [column(k) for k in range(len(wanted))]
-
-    def tangents(z_j, dots):
-        leaves = jax.tree.leaves(z_j)
-        scalars = [leaves[i] for i in wanted]
-        return jax.jvp(lambda s: of_scalars(s, leaves), (scalars,), (dots,))[1]
-
-    n_lead = jax.tree.leaves(z["c"])[0].ndim - 1
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
-    zero = _never_reached(tangents, one, [jax.tree.leaves(one)[i] for i in wanted])
+    zero = _never_reached(tangents, scalars)
     return {
-        i: [None if never else x for never, x in zip(row, column)]
-        for i, row, column in zip(wanted, zero, unitwise.over_units(jacobian, z, n_lead))
+        i: [None if never else x for never, x in zip(zero[k], column(k))]
+        for k, i in enumerate(wanted)
     }
 
 
-def _never_reached(tangents: Callable, z_j: dict, dots: list) -> list[list[bool]]:
+def _never_reached(tangents: Callable, dots: list) -> list[list[bool]]:
     """For each tangent that enters, which of those that leave do not even mention it: derivatives
     that are zero whatever the values are."""
-    jaxpr = jax.make_jaxpr(tangents)(z_j, dots).jaxpr
-    found, first = dependence.of_results(jaxpr), len(jaxpr.invars) - len(dots)
-    return [[first + k not in sources for sources in found] for k in range(len(dots))]
+    found = dependence.of_results(jax.make_jaxpr(tangents)(dots).jaxpr)
+    return [[k not in sources for sources in found] for k in range(len(dots))]
 
 
 def structure(cell: Cell, params: dict, c: PyTree) -> Blocks:
-    """Blocks whose Nones are those of any step (their values mean nothing)."""
-    drive = unitwise.of_gates(dict.fromkeys(unitwise.gate_names(params), unitwise.floats(c)[0]))
-    return blocks(cell, params, c, drive, c)
+    """Which blocks are there at any step: one unit's shapes, by those of what is given."""
+    z_j, names = unitwise.one_unit(cell, params, c), tuple(sorted(params.get("theta", {})))
+    of = lambda form, function: lambda z_j: traced.once(form, function, (1,))(z_j, names)
+    implicit = jax.eval_shape(of(_implicit, cell.dynamics), z_j)
+    del z_j["a"]
+    return Blocks(*implicit, *jax.eval_shape(of(_of_output, cell.output), z_j))
 
 
 def unit_dependence(cell: Cell, params: dict, c: PyTree) -> dict[int, list[str]]:
     """For each component that a cell calls shared: what its own factor, or its drive's, depends on
     that differs by unit (state, drive, trained or unequal values), or which others it reads."""
-    z = {"theta": unitwise.theta(cell, params), "c": c}
-    z["a"] = dict.fromkeys(unitwise.gate_names(params), unitwise.floats(c)[0])
+    shared = shared_positions(cell, c)
+    if not shared:
+        return {}
+    z_j, unit = unitwise.one_unit(cell, params, c), traced.once(_implicit, cell.dynamics, (1,))
+    jaxpr, (D, B, _) = jax.make_jaxpr(unit, static_argnums=1, return_shape=True)(z_j, ())
+    places = jax.tree.unflatten(jax.tree.structure((D, B)), dependence.of_results(jaxpr.jaxpr))
     equal = {k for k, v in cell.constants.items() if checks.same_for_all(v)}
-    leaf = _leaf_numbers(z)
-    by_c = [jax.tree.leaves(leaf["c"])[i] for i in unitwise.float_positions(c)]
-    wanted = [*by_c, *leaf["a"].values()]
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(z)]
-    allowed = {f"['theta']['{k}']" for k in equal}
-
-    def rows(z_j):
-        leaves = jax.tree.leaves(z_j)
-
-        def column(i):
-            def of_one(s):
-                filled = [*leaves[:i], s, *leaves[i + 1 :]]
-                z_s = jax.tree.unflatten(jax.tree.structure(z), filled)
-                return unitwise.floats(
-                    unitwise.next_state(cell, z_s["theta"], z_s["c"], unitwise.of_gates(z_s["a"]))
-                )
-
-            return jax.jacfwd(of_one)(leaves[i])
-
-        columns = [column(i) for i in wanted]
-        return [[column[r] for column in columns] for r in range(len(by_c))]
-
-    jaxpr = jax.make_jaxpr(rows)(one).jaxpr
-    sources, found, per_row = dependence.of_results(jaxpr), {}, len(wanted)
-    for r in shared_positions(cell, c):
-        needed = frozenset().union(*sources[r * per_row : (r + 1) * per_row])
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(z_j)]
+    allowed, found = {f"['theta']['{k}']" for k in equal}, {}
+    for r in shared:
+        needed = frozenset().union(*jax.tree.leaves((places[0][r], places[1][r])))
         found[r] = [name for i, name in enumerate(names) if i in needed and name not in allowed]
-        D = structure(cell, params, c).D[r]
-        found[r] += [f"component {i}" for i, x in enumerate(there(D)) if i != r and x]
+        found[r] += [f"component {i}" for i, x in enumerate(there(D[r])) if i != r and x]
     return found
 
 

@@ -63,6 +63,15 @@ def filled(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(fill, tree, like, is_leaf=lambda x: x is None)
 
 
+def as_like(tree: PyTree, like: PyTree) -> PyTree:
+    """The same, and None where `like` has it."""
+
+    def leave(x, other):
+        return None if other is None else x
+
+    return jax.tree.map(leave, filled(tree, like), like, is_leaf=lambda x: x is None)
+
+
 def split(x: Maybe, at: int | Sequence[int], axis: int) -> list[Maybe]:
     """In so many parts, or at these places."""
     n = at if isinstance(at, int) else len(at) + 1

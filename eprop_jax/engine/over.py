@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from eprop_jax.engine import adjoint, objective, products, seeds, signals
+from eprop_jax.engine import at_once, objective, products, seeds, signals
 from eprop_jax.engine.adjoint import Part, Swept
 from eprop_jax.engine.chunks import Layers
 from eprop_jax.engine.maybe import as_in, each, split, total
@@ -92,8 +92,8 @@ def graded(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Foun
     at_y = meet(spec, params, S, chunk, False)
     path, lines = at_y.layers.path, at_y.layers.lines
     parts = [*at_y.entering, seeds.end_part(spec.moves, c)]
-    s_loss, s_y, s_ends = adjoint.sweep(cell, p, path, parts)
-    s_c = adjoint.sweep(cell, p, path, seeds.unit_parts(cell, c))
+    s_loss, s_y, s_ends = at_once.sweep(cell, p, path, parts)
+    s_c = at_once.sweep(cell, p, path, seeds.unit_parts(cell, c))
     older = Older((S.epsilon, *S.beta))
     beta = tuple(older.ends_after(s_ends, at_y.layers, p, k) for k in range(1, len(older.held)))
     fresh = products.sources(cell, p, [s.at(0) for s in (s_y, *s_c)], lines)
@@ -107,7 +107,7 @@ def every(spec: RuleSpec, params: dict, S: Any, chunk: objective.Chunk) -> Found
     cell, p, c = spec.network.cell, params["cell"], S.state.c
     at_y = meet(spec, params, S, chunk, False)
     parts = [*at_y.entering, seeds.end_part(spec.moves, c)]
-    s_loss, s_y, s_ends = adjoint.sweep(cell, p, at_y.layers.path, parts)
+    s_loss, s_y, s_ends = at_once.sweep(cell, p, at_y.layers.path, parts)
     older = Older((S.alpha,))
     fresh = products.sources(cell, p, [s_y.at(0)], at_y.layers.lines)
     grads, gamma = at_y.cell(cell, p, S, older, s_loss, s_y, fresh)

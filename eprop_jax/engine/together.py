@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eprop_jax.engine import adjoint
+from eprop_jax.engine import at_once
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine.adjoint import LOCAL, Part, Source, Swept
 from eprop_jax.engine.maybe import each, filled, joined, some
@@ -70,9 +70,9 @@ def together(
     # θ_j, or an initial state, reaches a shared component of its own unit alone.
     if p.get("theta") or p.get("initial"):
         lone = [s for s, is_full in zip(units, full) if not is_full]
-        stacked, *alone = adjoint.sweep(cell, p, path, [stack, *lone])
+        stacked, *alone = at_once.sweep(cell, p, path, [stack, *lone])
     else:
-        (stacked,) = adjoint.sweep(cell, p, path, [stack])
+        (stacked,) = at_once.sweep(cell, p, path, [stack])
         alone = [of_shared(cell, p, path, r) for r, is_full in enumerate(full) if not is_full]
     parts = [{g: x and x[i] for g, x in stacked.da[0].items()} for i in range(len(leads))]
     rest_of = zip(parts, *(split_tree(parts_of, tree, len(leads)) for tree in stacked[1:]))

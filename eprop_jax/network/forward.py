@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks
-from eprop_jax.network import unitwise
+from eprop_jax.network import affine, unitwise
 from eprop_jax.network.synapses import Synapses, use
 from eprop_jax.network.types import (
     Array,
@@ -144,7 +144,9 @@ def run(
         return (c_t, h_t, past), (c_tm1, a_t, h_tm1, far, ends)
 
     start = (state.c, unitwise.output(cell, p_cell, state.c), past_of(past, "w_rec"))
-    (c_K, h_K, past_K), (c_tm1, a, h_tm1, far, ends) = jax.lax.scan(step, start, (xs, resets))
+    within = lambda: driven(cell, p_cell, inward(xs), xs)
+    ran = over_time(cell, p_cell, step, start, (xs, resets), within, fresh)
+    (c_K, h_K, past_K), (c_tm1, a, h_tm1, far, ends) = ran
     # The product first, the shift after it: W_out h is small, h is not.
     if ends is None:
         a_out = after(outward(h_tm1)[ONE_DRIVE], outward(h_K)[ONE_DRIVE])
@@ -157,6 +159,30 @@ def run(
     return Trajectory(
         xs, past, c_tm1, c_K, a, h_tm1, far, h_K, y_tm1[0], y, a_out, y_tm1, resets, ends
     )
+
+
+def over_time(
+    cell: Cell, p: dict, step: Callable, start: Any, xs: Any, within: Callable, fresh: Any
+) -> Any:
+    """`step` scanned over xs, whose second entry are the resets. Of units that nothing recurrent
+    drives, and whose dynamics is affine, the same at once where the device gains by it: `within` is
+    their drive, {gate: [K, B, n]}."""
+    steps = lambda: jax.lax.scan(step, start, xs)
+    if not affine.is_affine(cell, p, start[0]):
+        return steps()
+    resets, (c_0, h_0, past) = xs[1], start
+
+    def at_once():
+        a = unitwise.of_gates(within())
+        c = affine.states(cell, p, c_0, a, resets, fresh and fresh[0])
+        h = unitwise.output(cell, p, c)
+        c_tm1, h_tm1 = jax.tree.map(before, (c_0, h_0), (c, h))
+        if resets is not None:
+            c_tm1, h_tm1 = jax.vmap(lambda r, x: afresh(r, fresh, x))(resets, (c_tm1, h_tm1))
+        c_K, h_K = jax.tree.map(lambda x: x[-1], (c, h))
+        return (c_K, h_K, past), (c_tm1, a, h_tm1, None, None if resets is None else (c, h))
+
+    return affine.by_device(steps, at_once)
 
 
 def read(

@@ -81,6 +81,11 @@ def unit_functions(cell, c, a, theta) -> None:
     h = of_one("output", functools.partial(jax.eval_shape, cell.output), theta, c)
     if getattr(h, "shape", None) != () or not jnp.issubdtype(h.dtype, jnp.floating):
         raise ValueError(f"output: got {h}, wanted one floating scalar, h_j")
+
+
+def differentiable_forward(cell, c, a, theta) -> None:
+    """Refuse one-unit functions that can be called on these shapes but not differentiated by them."""
+    dynamics = lambda theta, c, a: as_state(c, cell.dynamics(theta, c, a))
     _differentiable_forward("dynamics", dynamics, (theta, c, a))
     _differentiable_forward("output", cell.output, (theta, c))
 
@@ -94,7 +99,6 @@ def as_state(c, out):
 
 
 def _differentiable_forward(name: str, function: Callable, args: tuple) -> None:
-    """A function that can be called on these shapes can also be differentiated by them."""
     leaves, tree = jax.tree.flatten(args)
     real = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eprop_jax.network import traced
 from eprop_jax.network.functions import as_state
 from eprop_jax.network.types import Array, Cell, PyTree, Readout
 
@@ -36,19 +37,38 @@ def dynamics(cell: Cell, params: dict, c_tm1: PyTree, a_t: PyTree) -> PyTree:
     """c^t of all units."""
     z = {"theta": theta(cell, params), "c": c_tm1, "a": a_t}
     n_lead = jax.tree.leaves(c_tm1)[0].ndim - 1
-    return over_units(lambda z: next_state(cell, z["theta"], z["c"], z["a"]), z, n_lead)
+    return over_units(traced.once(next_state, cell.dynamics), z, n_lead)
 
 
-def next_state(cell: Cell, theta_j: dict, c_j: PyTree, a_j: PyTree) -> PyTree:
+def next_state(dynamics: Callable, z_j: dict) -> PyTree:
     """c_j^t, as arrays also where the user's function returns Python numbers."""
-    return jax.tree.map(jnp.asarray, as_state(c_j, cell.dynamics(theta_j, c_j, a_j)))
+    c_j = z_j["c"]
+    return jax.tree.map(jnp.asarray, as_state(c_j, dynamics(z_j["theta"], c_j, z_j["a"])))
+
+
+def of_gated(dynamics: Callable, z_j: dict) -> PyTree:
+    """The same, for drives by gate."""
+    return next_state(dynamics, {**z_j, "a": of_gates(z_j["a"])})
+
+
+def one_unit(cell: Cell, params: dict, c: PyTree) -> dict:
+    """The shapes of what one unit's functions see, its drives by gate."""
+    of_unit = jax.eval_shape(lambda p: theta(cell, p), params)
+    gates = dict.fromkeys(gate_names(params), floats(c)[0])
+    z = {"theta": of_unit, "c": c, "a": gates}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), z)
 
 
 def output(cell: Cell, params: dict, c_t: PyTree) -> Array:
     """h^t of all units."""
     z = {"theta": theta(cell, params), "c": c_t}
     n_lead = jax.tree.leaves(c_t)[0].ndim - 1
-    return over_units(lambda z: cell.output(z["theta"], z["c"]), z, n_lead)
+    return over_units(traced.once(of_state, cell.output), z, n_lead)
+
+
+def of_state(output: Callable, z_j: dict) -> Array:
+    """h_j^t."""
+    return output(z_j["theta"], z_j["c"])
 
 
 def theta(cell: Cell, params: dict) -> dict:
@@ -65,10 +85,14 @@ def theta(cell: Cell, params: dict) -> dict:
 def as_cell(readout: Readout) -> Cell:
     """A read-out is a unit with one component and no explicit recurrence; its output is y."""
     return Cell(
-        readout.init, readout.initial_state, readout.dynamics, lambda phi, y: y,
+        readout.init, readout.initial_state, readout.dynamics, _y,
         readout.constants, readout.n_units, readout.n_out, readout.synapses,
         ("",) if readout.shared else (),
     )  # fmt: skip
+
+
+def _y(phi: dict, y: Array) -> Array:
+    return y
 
 
 def gate_names(params: dict) -> list[str]:

@@ -309,10 +309,8 @@ def _read(
     """What each layer has. From shapes alone: no parameter is drawn and no step is run."""
     net, readout = spec.network, unitwise.as_cell(spec.network.readout)
 
-    def structure(p):
-        return jac.structure(readout, p, readout.initial_state(p, ()))
-
-    J_out = maybe.there(jax.eval_shape(structure, params["readout"]))
+    y = jax.eval_shape(lambda p: readout.initial_state(p, ()), params["readout"])
+    J_out = maybe.there(jac.structure(readout, params["readout"], y))
     heard = layers.heard(spec)
     states = [
         jax.eval_shape(lambda p, cell=cell: cell.initial_state(p, ()), p)

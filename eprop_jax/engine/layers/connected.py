@@ -25,7 +25,7 @@ def structures(net: Network, params: PyTree) -> tuple[jac.Blocks, ...]:
     def of_layer(cell, p):
         p = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute_dtype(params)), p)
         c = jax.eval_shape(lambda p: cell.initial_state(p, (1,)), p)
-        return there(jax.eval_shape(lambda p, c: jac.structure(cell, p, c), p, c))
+        return there(jac.structure(cell, p, c))
 
     return tuple(map(of_layer, net.cells, by_layer(net, params["cell"])))
 

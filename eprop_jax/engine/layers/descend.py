@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from eprop_jax.engine import paths
-from eprop_jax.engine.adjoint import Onward, Part, Source, Swept, still, sweep
+from eprop_jax.engine.adjoint import Onward, Part, Source, Swept, still
+from eprop_jax.engine.at_once import sweep
 from eprop_jax.engine.layers import connected
 from eprop_jax.engine.maybe import filled, split, stacked, those, total
 from eprop_jax.engine.products import to_heard

@@ -62,7 +62,10 @@ def plan(spec: RuleSpec, params: PyTree) -> Plan:
     heard = [bool(outside & set(x)) for x in connected.heard(spec)]
     ending = {q for q, x in enumerate(nodes) if x.ends and heard[x.layer]}
     readout = unitwise.as_cell(net.readout)
-    J = there(jax.eval_shape(lambda p: _structure(readout, p, params), params["readout"]))
+    dtype = compute_dtype(params)
+    p = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params["readout"])
+    y = jax.eval_shape(lambda p: readout.initial_state(p, (1,)), p)
+    J = there(jac.structure(readout, p, y))
     return Plan(
         nodes,
         tuple(within),
@@ -72,11 +75,6 @@ def plan(spec: RuleSpec, params: PyTree) -> Plan:
         tuple(bool(ending & reach[l]) for l in layers),
         tuple(net.readout.shared and ending & reach[l] <= within[l] for l in layers),
     )
-
-
-def _structure(cell: Any, p: PyTree, params: PyTree) -> jac.Blocks:
-    p = jax.tree.map(lambda x: x.astype(compute_dtype(params)), p)
-    return jac.structure(cell, p, cell.initial_state(p, (1,)))
 
 
 def _moves(node: Any, letters: tuple[str, ...], hops: bool) -> dict:
