@@ -66,7 +66,8 @@ def blocks_of(page):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
-SLOW = ("docs/WRITE_A_RULE.md", "docs/WRITE_A_SYNAPSE.md")
+# What README runs in short, and what compiles many rules.
+SLOW = re.compile(r"docs/(ADJOINT_AND_TRACES|LAYERS|PATHS|USE_A_RULE|WRITE_A_\w+)\.md")
 PAGES = sorted(
     str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
 )
@@ -79,7 +80,7 @@ def test_the_pages_have_code():
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=pytest.mark.slow if p in SLOW else ()) for p in WITH_CODE]
+    "page", [pytest.param(p, marks=pytest.mark.slow if SLOW.match(p) else ()) for p in WITH_CODE]
 )
 def test_the_code_of_a_page_runs_as_printed(page, tmp_path):
     for name in NEEDS.get(page, ()):
