@@ -211,6 +211,8 @@ def one_dtype(arrays: Mapping[str, Any], dtype: Any) -> None:
     for name, x in arrays.items():
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name}: got dtype {x.dtype}, wanted a floating dtype")
+        if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
+            raise TypeError(f"{name}: got {x.dtype}, wanted float32, or jax_enable_x64 switched on")
     found = sorted({str(x.dtype) for x in arrays.values()})
     if len(found) > 1:
         raise TypeError(f"{next(iter(arrays))}: got {found} with the others, wanted one dtype")
