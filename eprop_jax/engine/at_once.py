@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from eprop_jax.engine import adjoint
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine.adjoint import Later, Part, Swept, at, named, one
-from eprop_jax.engine.maybe import as_like, filled, some
+from eprop_jax.engine.maybe import as_like, filled, some, there
 from eprop_jax.engine.operators import CoState
 from eprop_jax.network import affine, unitwise
 from eprop_jax.network.forward import after
@@ -84,7 +84,7 @@ def swept(cell: Cell, p: dict, path: Path, part: Part, like: Swept) -> Swept:
 def _transposed(J: jac.Blocks, part: Part, resets: Any, here: Any) -> affine.Matrix:
     """Dᵀ of each step and co-state, [K, S, 1, …, B, n]: nothing where a co-state has no i, or where an
     example starts afresh."""
-    goes_on = jnp.array([m.i is not None for m in part.moves])
+    goes_on = jnp.array(there([m.i for m in part.moves]))
     goes_on = goes_on.reshape(1, -1, *(1,) * (len(here.shape) - 1))
     if resets is not None:
         goes_on = goes_on & ~_beside(resets[..., None], here)
