@@ -34,7 +34,7 @@ GROUPS = {
     "absent": "test_cells.py -k absent",
     "by hand": "test_cells.py -k by_hand or leaks or keep_what or scales or bellec or refractory_unit",
     "more cells": "test_more_cells.py -k spikes_when or published or ring or scale_of or counted",
-    "noise": "test_more_cells.py -k e-prop-spiking or white or names or own or mean or goes_on",
+    "noise": "test_more_cells.py -k white or names or own or mean or goes_on",
     "stored": "test_cells.py -k stored_form",
     "numbers": "test_documented_numbers.py",
     "kept": "test_engine.py -k always_zero or shared_voltage",
