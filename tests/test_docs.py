@@ -54,7 +54,7 @@ def test_docstring_examples_run():
     "page, size",
     [
         ("README.md", 3),
-        ("docs/RECIPES.md", 2),
+        ("docs/RECIPES.md", 3),
         ("docs/INSIDE_OTHER_LIBRARIES.md", 3),
         ("docs/OWN_DATA.md", 6),
         pytest.param("docs/WRITE_A_RULE.md", 2, marks=pytest.mark.slow),
