@@ -1,6 +1,11 @@
 """Eligibility that waits for its third factor, against autodiff of each example's loss at each step."""
 
 import functools
+import os
+import pathlib
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -248,3 +253,26 @@ def test_refusals():
         learner.step(p.params, carry._replace(z=p.params), p.xs, actions)
     with pytest.raises(ValueError, match=r"third: got shape \[5, 2\], wanted \[2\]"):
         learner.gradient(carry, delta)
+
+
+@slow
+def test_an_actor_critic_learns_a_delayed_cue_from_another_seed(tmp_path):
+    """The cells of notebooks/reward before CartPole, which assert a reward above 0.95."""
+    root = pathlib.Path(__file__).parents[1]
+    text = (root / "notebooks" / "reward.md").read_text().split("What the agent of the first")[0]
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    for old, new in (
+        ("SEEDS, ENVS, C_V = 5", "SEEDS, ENVS, C_V = 1"),
+        ("key(0), SEEDS", "key(1), 1"),
+    ):
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    script = tmp_path / "cue.py"
+    script.write_text(code)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"MPLBACKEND": "Agg", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "e-prop, three factors: reward in the last quarter" in done.stdout

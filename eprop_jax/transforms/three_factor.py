@@ -112,17 +112,17 @@ def three_factor(rule: LearningRule, decay: float) -> ThreeFactor:
 
     def init(params: PyTree, batch_shape: tuple[int, ...] = ()) -> ThreeFactorCarry:
         batch_shape = checks.batch(batch_shape)
-        begin = lambda params: rule.init(params, batch_shape)  # refuses wrong parameters
-        _traced(rule, jax.eval_shape(begin, params))
+        begin = lambda: rule.init(params, batch_shape)  # refuses wrong parameters
+        _traced(rule, jax.eval_shape(begin))
         zero = lambda p: jnp.zeros((*batch_shape, *p.shape), compute_dtype(p))
-        return ThreeFactorCarry(begin(params), jax.tree.map(zero, params))
+        return ThreeFactorCarry(begin(), jax.tree.map(zero, params))
 
     def check(params, carry, xs, ys, steps=NO_STEPS):
         checks.instance("carry", carry, ThreeFactorCarry, WANTED)
         if rule.spec is not None:
             net = rule.spec.network
             batch = checks.sequence(xs, ys, net.n_in, steps)
-            expected = jax.eval_shape(lambda p: init(p, batch), params)
+            expected = jax.eval_shape(lambda: init(params, batch))
             checks.carry(carry.rule, batch, net.readout.n_out, lambda: expected.rule, len(xs))
             checks.same("carry.z", carry.z, expected.z, WANTED)
 
