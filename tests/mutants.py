@@ -56,7 +56,7 @@ GROUPS = {
     "graph": "test_graph.py",
     "commands": "test_runs.py -k of_a_stack and not resumed",
     "synapses": "test_synapses.py -k kind_is or absent or fan_in or layer_is",
-    "nir": "test_nir.py test_nir_refused.py",
+    "nir": "test_nir.py test_nir_refused.py -k numpy or kind_is or node_by_node or the_nodes_name",
     "initial": "test_initial.py -k autodiff or afresh or truncated",
     "delays": "test_delays.py",
     "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",

@@ -130,7 +130,9 @@ def test_a_network_written_and_read_is_the_same(name, scheme, tmp_path):
 # -- files -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nested", "convolutions"])
+@pytest.mark.parametrize(
+    "name", ["nested", "convolutions", "convolution of one dimension", "delays"]
+)
 def test_a_file_is_its_graph(name, tmp_path):
     given = GRAPHS[name][0]
     nir.write(tmp_path / "a.nir", given)
