@@ -62,7 +62,7 @@ GROUPS = {
     "reports": "test_commands.py -k costs or losses or minutes or to_go or pauses",
     "pictures": "test_plotting.py -k frozen or panel or many",
     "synapses": "test_synapses.py -k kind_is or absent or fan_in or layer_is",
-    "nir": "test_nir.py test_nir_refused.py",
+    "nir": "test_nir.py test_nir_refused.py -k numpy or kind_is or node_by_node or the_nodes_name",
     "initial": "test_initial.py -k autodiff or afresh or truncated",
     "delays": "test_delays.py",
     "weights": "test_interop_weights.py -k carry and nnx and GRU or forget or fit or saturated",

@@ -94,8 +94,9 @@ GRAPHS = {
         {("l", "w")},
     ),
     "delays": (
-        graph(3, 4, "x d, d a, a l, l w, w e, e m, m g, g v, v m, m h, h y",
-              d=nir.Delay(np.array([0, 2, 5]) * DT), a=affine(3, 4), l=lif(4), w=affine(4, 4),
+        graph(3, 4, "x d, d k, k a, a l, l w, w e, e m, m g, g v, v m, m h, h y",
+              d=nir.Delay(np.array([0, 2, 5]) * DT), k=nir.Delay(np.array([1, 0, 2]) * DT),
+              a=affine(3, 4), l=lif(4), w=affine(4, 4),
               e=nir.Delay(np.array([1, 1, 0, 3]) * DT), m=cuba(4),
               g=nir.Delay(np.array([2, 0, 1, 1]) * DT), v=linear(4, 4), h=nir.Delay(np.full(4, DT))),
         {("m", "g")},

@@ -10,7 +10,7 @@ import pytest
 nir = pytest.importorskip("nir", reason="NIR graphs (the extra `nir`)")
 import nir_reference as ref  # noqa: E402
 import reference  # noqa: E402
-from nir_graphs import DT, GRAPHS  # noqa: E402
+from nir_graphs import DT, GRAPHS, graph  # noqa: E402
 from pace import quick  # noqa: E402
 
 import eprop_jax as ej  # noqa: E402
@@ -39,6 +39,16 @@ def test_a_graph_is_what_numpy_integrates(name, scheme, reset):
     for k, node in given.nodes.items():
         if type(node).__name__ in ("LIF", "CubaLIF", "IF", "Threshold"):
             assert np.ptp(wanted[k]) > 0, k  # it spikes, and not always
+
+
+def test_a_unit_at_its_threshold_is_silent_as_with_numpy():
+    one = np.ones(2)
+    given = graph(2, 2, "x i, i t, t y", i=nir.IF(one / DT, one), t=nir.Threshold(0.5 * one))
+    xs = np.array([[0.5, 1.0], [0.5, 0.25], [0.25, 0.0]])
+    net, params = read(given, DT)
+    found = net.apply(params, jnp.asarray(xs))
+    assert found.activity[0].tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert np.array_equal(found.outputs, ref.run(given, xs, DT)["y"])
 
 
 # -- written back ----------------------------------------------------------------------------------
@@ -130,7 +140,9 @@ def test_a_network_written_and_read_is_the_same(name, scheme, tmp_path):
 # -- files -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nested", "convolutions"])
+@pytest.mark.parametrize(
+    "name", ["nested", "convolutions", "convolution of one dimension", "delays"]
+)
 def test_a_file_is_its_graph(name, tmp_path):
     given = GRAPHS[name][0]
     nir.write(tmp_path / "a.nir", given)

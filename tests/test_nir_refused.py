@@ -32,6 +32,12 @@ WRONG = {
     "a node of no kind": (graph(3, 3, "x q, q y", q=FOREIGN), "q", "Foreign"),
     "a node in a nested graph": (
         graph(3, 3, "x r, r y", r=graph(3, 3, "x q, q y", q=FOREIGN)), "r.q", "Foreign"),
+    "a nested node's name": (
+        graph(3, 3, "x r, r y, x r.i, r.i y", r=graph(3, 3, "x i, i y", i=lif(3)), **{"r.i": lif(3)}),
+        "r.i", "two nodes"),
+    "weights before a delay, in a loop": (
+        graph(3, 3, "x l, l w, w d, d l, l y", l=lif(3), w=linear(3, 3), d=nir.Delay(np.full(3, DT))),
+        "l", "'l', 'w'"),
     "no node": (graph(3, 5, "x a, a q, a y", a=affine(3, 5)), "q", "edge"),
     "twice": (graph(3, 5, "x a, x a, a y", a=affine(3, 5)), "a", "two edges"),
     "no way from the Input": (graph(3, 5, "x a, a y, b y", a=affine(3, 5), b=lif(5)), "b", "Input"),

@@ -112,6 +112,8 @@ def _level(graph: Any, prefix: str) -> tuple[dict[str, Any], list[tuple[str, str
                 raise refuse(name, f"a nested graph with {len(found)} nodes of kind {port}", "one")
         ports[key] = (f"{name}.{inner['Output'][0]}", f"{name}.{inner['Input'][0]}")
         below = _level(node, f"{name}.")
+        for twice in below[0].keys() & {f"{prefix}{k}" for k in graph.nodes}:
+            raise refuse(twice, "two nodes of this name, one of them nested", "one")
         nodes |= below[0]
         edges += below[1]
     for a, b in graph.edges:

@@ -201,7 +201,7 @@ def _ordered(graph: Graph, layers: list[Layer]) -> tuple[Layer, ...]:
             raise refuse(
                 sorted(loop)[0],
                 f"a loop over the layers {names}",
-                "loops of one neuron and its maps",
+                "loops of one neuron, in which weights come last and are heard there alone",
             )
         found |= {k: todo.pop(k) for k in ready}
     return tuple(found.values())
