@@ -354,7 +354,7 @@ MUTANTS = [
     Mutant("weights", "interop/flax_nnx.py", '"w_in", ("r", "z", "n"), IN',
            '"w_in", ("z", "r", "n"), IN'),
     Mutant("weights", "interop/carries.py", "h / jnp.where(nothing, 1, jnp.tanh(c))",
-           "h / jnp.tanh(c)"),
+           "h"),
     Mutant("weights", "interop/carries.py", "jnp.clip(h, -most, most)", "h"),
     Mutant("weights", "interop/weights.py", "forget_bias=0.0, biases", "biases"),
     Mutant("weights", "interop/weights.py", '"f": b["f"] + like(inside, b["f"])', '"f": b["f"]'),

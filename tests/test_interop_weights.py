@@ -234,6 +234,8 @@ def test_a_saturated_simple_cell_and_an_empty_lstm_have_finite_states():
     assert jnp.isfinite(c).all() and abs(jnp.tanh(c) - h).max() < 2e-7
     c = flax_nnx.to_state(ej.cells.lstm(N_IN, N), (jnp.zeros(N), jnp.zeros(N)))
     assert (c.s == 0).all() and (c.o == 0).all()
+    c = flax_nnx.to_state(ej.cells.lstm(N_IN, N), (h - 0.25, 0.5 * h))  # (c, h)
+    assert abs(c.o * jnp.tanh(c.s) - 0.5 * h).max() < 1e-7
 
 
 def test_a_forget_bias_goes_into_the_bias():
@@ -245,6 +247,9 @@ def test_a_forget_bias_goes_into_the_bias():
     hs = there.run(arrays, zero_carry("LSTM", "float64"), xs)[1]
     assert distance(net.apply(params, xs).activity, hs) < 1e-12
     assert jnp.all(arrays["hf"]["bias"] == 1.5) and not arrays["hi"]["bias"].any()
+    again = ej.Network(there.load(arrays)[0], net.readout)
+    params["cell"] = there.load(arrays)[1]
+    assert distance(again.apply(params, xs).activity, hs) < 1e-12
 
 
 def test_gradients_go_through_loading():
