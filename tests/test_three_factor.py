@@ -99,7 +99,7 @@ def accumulated(learner, params, xs, actions, delta, resets=None, mask=None):
 
 
 @pytest.mark.parametrize("kind", quick(["leaky_rnn", "alif"], "leaky_rnn"))
-@pytest.mark.parametrize("name", quick(RULES, "e-prop", "random e-prop", "RTRL"))
+@pytest.mark.parametrize("name", quick(RULES, "e-prop", "RTRL"))
 def test_the_update_is_the_sum_over_steps_and_earlier_steps(name, kind):
     p, actions, delta = case(kind)
     make, options = RULES[name]
@@ -202,6 +202,7 @@ def test_what_is_told_is_what_the_rule_tells(name):
     ref.assert_same(held.rule.state, carry.state)
 
 
+@slow
 def test_its_loss_differentiates_by_the_rule():
     p, actions, _ = case()
     learner = ej.three_factor(ej.eprop(p.net, worth), DECAY)
@@ -220,9 +221,8 @@ def test_vmap_over_decays_and_learners():
     keys = jax.random.split(jax.random.key(0), 2)
     params, decays = jax.vmap(p.net.init)(keys), jnp.array([0.0, 0.9])
     together = jax.jit(jax.vmap(run))(decays, params)
-    for i in range(2):
-        alone = run(float(decays[i]), jax.tree.map(lambda x: x[i], params))
-        ref.assert_same(jax.tree.map(lambda x: x[i], together), alone)
+    second = functools.partial(jax.tree.map, lambda x: x[1])
+    ref.assert_same(second(together), jax.jit(run)(0.9, second(params)))
 
 
 @slow
