@@ -71,6 +71,7 @@ def graph(net: Network, params: dict, dt: float, discretise: str, reset: str) ->
         where = f"{line} of {to}"
         if w is None or not s.matrix:
             raise ValueError(f"net: got {s.name} synapses as {where}, wanted matrices (or like=)")
+        w = w if s.exists is None else np.where(s.exists, w, 0)
         at = 0
         for k in sources:
             mine = name if len(sources) == 1 else f"{name}_{k}"
