@@ -31,11 +31,12 @@ from eprop_jax.run.compare import Comparison, Fidelity
 from eprop_jax.run.online import OnlineState
 from eprop_jax.run.sequence import Aux
 from eprop_jax.run.training.updates import TrainState
+from eprop_jax.transforms.three_factor import ThreeFactorCarry
 
 __all__ = ["register"]
 
 TYPES = (
-    *(State, Gamma, Carry, FirstCarry, PathsCarry, *CARRIES),
+    *(State, Gamma, Carry, FirstCarry, PathsCarry, ThreeFactorCarry, *CARRIES),
     *(StepOutput, Aux, OnlineState, TrainState, Fidelity, Comparison),
     *(SpikingState, LSTMState, ComplexState, CurrentState, AdExState, IzhikevichState),
 )

@@ -22,6 +22,8 @@ def programs():
         net = ej.Network(cell, ej.readouts.leaky(5, 2))
         params, rule = net.init(jax.random.key(0)), ej.eprop(net, ej.losses.squared_error)
         found[name] = rule.step, (params, rule.init(params, (2,)), xs, ys)
+    waiting = ej.three_factor(rule, 0.9)
+    found["three factor"] = waiting.step, (params, waiting.init(params, (2,)), xs, ys)
     learner = ej.online(rule, optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)))
     state = ej.export.register(learner.init(params, (2,)))  # for optax's states
     return found | {"online": (learner.step, (state, xs, ys))}
@@ -29,7 +31,7 @@ def programs():
 
 def main(folder):
     files = {file.stem: file.read_bytes() for file in pathlib.Path(folder).iterdir()}
-    read = {name: jax.export.deserialize(files.pop(name)) for name in CELLS}
+    read = {name: jax.export.deserialize(files.pop(name)) for name in (*CELLS, "three factor")}
     problems = programs()
     read["online"] = jax.export.deserialize(files.pop("online"))
     distance = {}

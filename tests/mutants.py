@@ -35,6 +35,7 @@ GROUPS = {
     "by hand": "test_cells.py -k by_hand or leaks or keep_what or scales or bellec or refractory_unit",
     "more cells": "test_more_cells.py -k spikes_when or published or ring or scale_of or counted",
     "noise": "test_more_cells.py -k white or names or own or mean or goes_on",
+    "traced": "test_traced.py",
     "stored": "test_cells.py -k stored_form",
     "numbers": "test_documented_numbers.py",
     "kept": "test_engine.py -k always_zero or shared_voltage",
@@ -150,6 +151,9 @@ MUTANTS = [
            "start = (state.c, unitwise.output(cell, p_cell, state.c),",
            "start = (state.c, jnp.zeros_like(unitwise.output(cell, p_cell, state.c)),"),
     Mutant("program", "network/unitwise.py", "return sorted(set().union", "return list(set().union"),
+    Mutant("traced", "network/traced.py", "if of() is not function:", "if of() is None:"),
+    Mutant("traced", "network/traced.py", "_KNOWN.pop(function, None)", "hash(function)"),
+    Mutant("traced", "network/traced.py", "weakref.ref(function), {}", "(lambda: function), {}"),
     # the rules
     Mutant("state", "rules/eprop.py", " + d.dL_dc @ epsilon",
            ""),

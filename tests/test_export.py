@@ -34,7 +34,7 @@ def test_programs_are_read_in_a_process_of_their_own(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     distance = json.loads(done.stdout)
-    assert set(distance) == {"lif", "lstm", "online"}
+    assert set(distance) == {"lif", "lstm", "three factor", "online"}
     assert max(distance.values()) < 1e-12
 
 

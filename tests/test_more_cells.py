@@ -378,6 +378,19 @@ def test_noise_goes_on_through_a_reset_and_a_saved_carry_bit_for_bit():
     assert np.allclose(cut[4:, 1], kept[4:, 1] - kept[3, 1], atol=1e-12)
 
 
+def test_a_reset_sets_back_what_a_unit_inside_counts():
+    """Whatever its components are called: only the words of the noise last."""
+    cell = ej.cells.custom(
+        1, 2, lambda theta, c, a: {k: x + 1 for k, x in c.items()}, lambda theta, c: c["v"],
+        {"v": 0.0, "count": 0, "key0": 0, "kept": 0}, drives=("w_in",),
+    )  # fmt: skip
+    xs, resets = jnp.zeros((5, 1, 1)), jnp.zeros((5, 1), bool).at[3, 0].set(True)
+    for make in (ej.cells.noisy, ej.cells.dropout):
+        net = ej.Network(make(cell, 0.0, key=K1), ej.readouts.linear(2, 1))
+        run = net.apply(net.init(KEY), xs, resets=resets)
+        assert all((x == 2).all() for x in jax.tree.leaves(run.state.c.unit))
+
+
 @pytest.mark.parametrize("name", quick(RULES, "e-prop"))
 def test_resets_under_noise_give_one_gradient_at_every_chunk(name):
     """The noise goes on; state, traces and h⁰ start afresh."""

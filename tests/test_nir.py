@@ -137,6 +137,38 @@ def test_a_network_written_and_read_is_the_same(name, scheme, tmp_path):
     assert all(np.ptp(h) > 0 for h in jax.tree.leaves(one.activity))
 
 
+def test_a_synapse_that_does_not_exist_is_written_as_0():
+    """Whatever number stands in its place: the network does not hear it."""
+    cell = ej.cells.lif(2, 3, v_th=0.3, gain_in=2.0, gain_rec=2.0, self_connections=False)
+    net = ej.Network(cell, ej.readouts.leaky(3, 1))
+    params = jax.tree.map(lambda p: p + 0.3, net.init(jax.random.key(0)))
+    same, weights = read(write(net, params, DT, reset="subtract_late"), DT, reset="subtract_late")
+    xs = jax.random.normal(jax.random.key(1), (20, 2, 2))
+    one, two = net.apply(params, xs).outputs, same.apply(weights, xs).outputs
+    np.testing.assert_allclose(two, one, rtol=1e-11, atol=1e-12)
+
+
+def test_a_leak_far_from_0_leaves_the_resistance_its_digits():
+    """In mV, and in float32: v_leak is a thousand times what a drive of 1 adds."""
+    cell = ej.cells.li(2, 3, v_leak=-70.0, scale_input=True)
+    net = ej.Network(cell, ej.readouts.linear(3, 1))
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), net.init(jax.random.key(0)))
+    node = write(net, params, DT).nodes["cell_0"]
+    np.testing.assert_allclose(node.r, 1.0, rtol=2e-7)
+
+
+def test_a_step_of_what_was_read_is_exported():
+    """Nothing is registered by hand."""
+    pytest.importorskip("flatbuffers", reason="jax.export writes by it")
+    net, params = read(GRAPHS["recurrence, two biases"][0], DT)
+    rule = ej.eprop(net, ej.losses.squared_error)
+    xs, ys = jnp.ones((2, 1, net.n_in)), jnp.ones((2, 1, net.readout.n_out))
+    given = params, rule.init(params, (1,)), xs, ys
+    blob = jax.export.export(jax.jit(rule.step))(*given).serialize()
+    after, _ = jax.export.deserialize(blob).call(*given)
+    assert jax.tree.structure(after) == jax.tree.structure(given[1])
+
+
 # -- files -----------------------------------------------------------------------------------------
 
 

@@ -912,6 +912,8 @@ PUBLIC = [
      ("rule", "function", "LearningRule")),
     ("training.trainer", lambda: training.trainer(ej.eprop, SGD, (XS, YS)),
      ("rule", "function", "(key) -> rule")),
+    ("training.trainer", lambda: training.trainer(dict, SGD, (XS, YS)),
+     ("rule", "type", "(key) -> rule")),
     ("training.trainer", lambda: training.trainer(RULE, None, (XS, YS)),
      ("optimizer", "None", "optax")),
     ("training.trainer", lambda: training.trainer(RULE, SGD, None),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import checks
+from eprop_jax.network import traced
 from eprop_jax.network.synapses import Kind
 from eprop_jax.network.synapses.use import line
 from eprop_jax.network.types import Array, Readout
@@ -57,6 +58,7 @@ def custom(
     """
     n, n_out = checks.size("n_units", n_units), checks.size("n_out", n_out)
     checks.is_callable("dynamics", dynamics)
+    traced.forget(dynamics)
     y_0 = checks.number("y_0", y_0)
     checks.flag("bias", bias)
     checks.flag("shared", shared)

@@ -71,6 +71,7 @@ def graph(net: Network, params: dict, dt: float, discretise: str, reset: str) ->
         where = f"{line} of {to}"
         if w is None or not s.matrix:
             raise ValueError(f"net: got {s.name} synapses as {where}, wanted matrices (or like=)")
+        w = w if s.exists is None else np.where(s.exists, w, 0)
         at = 0
         for k in sources:
             mine = name if len(sources) == 1 else f"{name}_{k}"
@@ -115,13 +116,14 @@ def _values(cell: Cell, p: dict) -> tuple[dict, Any, Any]:
     scales it."""
     trained = p.get("theta", {})
     wide = lambda x: np.broadcast_to(np.asarray(x, float), (cell.n_units,)).copy()
-    zero = cell.initial_state(p, ())
-    zero = jax.tree.map(jnp.zeros_like, zero)
-    after = [
-        unitwise.dynamics(cell, p, zero, jnp.full((cell.n_units,), a, jax.tree.leaves(p)[0].dtype))
-        for a in (0.0, 1.0)
-    ]
-    heard = jax.tree.map(lambda none, one: np.asarray(one, float) - np.asarray(none, float), *after)
+    zero = jax.tree.map(jnp.zeros_like, cell.initial_state(p, ()))
+    # The derivative, as the difference of two states has lost digits to v_leak.
+    one = jnp.ones((cell.n_units,), jax.tree.leaves(p)[0].dtype)
+    of_drive = lambda a: unitwise.dynamics(cell, p, zero, a)
+    _, heard = jax.jvp(of_drive, (jnp.zeros_like(one),), (one,))
+    heard = jax.tree.map(
+        lambda x: None if x.dtype == jax.dtypes.float0 else np.asarray(x, float), heard
+    )
     return {k: wide(x) for k, x in {**cell.constants, **trained}.items()}, trained, heard
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from eprop_jax.export import register
 from eprop_jax.interop.nir.graph import CONSTANTS, Graph, refuse
 from eprop_jax.interop.nir.steps import Scheme, coefficients
 from eprop_jax.network import cells, readouts, surrogates
@@ -27,6 +28,8 @@ class UnitState(NamedTuple):
     i: Any = ()
     """synaptic current"""
 
+
+register(UnitState(v=0.0))  # as `eprop_jax.export` does with the states of the library's cells
 
 # After a spike (z = 1) the voltage that the next step starts from, and what it loses besides.
 RESETS: dict[str, Callable] = {

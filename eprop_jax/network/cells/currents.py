@@ -65,7 +65,7 @@ def cuba_lif(
       dt: step in ms.
       scale_input: True multiplies a^t by (1−α_s) and r I^t by (1−α), for both below 1: then a constant
         drive a leads to the current a and to the voltage v_leak + r a.
-      reset_gradient: False: no gradient through the z of the reset.
+      reset_gradient: False: no gradient through −v_th z^{t-1}, or the z of a reset to v_reset.
       surrogate: ψ, a function of v − v_th; default `piecewise_linear(0.3/v_th, v_th)`.
       trainable: from ("tau_syn", "tau_m", "v_leak", "v_th", "initial", "initial.v", "initial.i"). τ is
         stored as log(τ/dt) and v_th as its logarithm; the initial state as in `custom`.
@@ -125,7 +125,7 @@ def integrate_fire(
       r: of v in units of the drive of one step; a number or [n].
       v_th: threshold, in the units of v, positive.
       v_reset: None, reset by subtraction of v_th; or the voltage after a spike, a number or [n].
-      reset_gradient: False: no gradient through the z of the reset.
+      reset_gradient: False: no gradient through −v_th z^{t-1}, or the z of a reset to v_reset.
       surrogate: ψ, a function of v − v_th; default `piecewise_linear(0.3/v_th, v_th)`.
       trainable: from ("v_th", "initial", "initial.v"). v_th is stored as its logarithm; the initial
         state as in `custom`.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eprop_jax import checks
-from eprop_jax.network import unitwise
+from eprop_jax.network import traced, unitwise
 from eprop_jax.network.synapses import Kind, use
 from eprop_jax.network.types import Array, Cell
 from eprop_jax.network.units import compute_dtype
@@ -43,7 +43,8 @@ def custom(
       n_in, n_units: sizes.
       dynamics: (theta_j, c_j^{t-1}, a_j^t) -> c_j^t for one unit; all leaves are scalars. `a_j` is
         the drive Σ_i pre_i w_ij, or a dict of drives.
-      output: (theta_j, c_j^t) -> h_j^t for one unit, a scalar.
+      output: (theta_j, c_j^t) -> h_j^t for one unit, a scalar. What either reads besides its arguments
+        is read when a cell's first call traces it: after a change make the cell anew.
       state: the initial state of one unit, a pytree of numbers such as `State(v=0.0, a=0.0)`. An
         int is a component without gradient and without trace (a counter).
       drives: which lines make up the drive, from ("w_in", "w_rec", "bias"); or a dict of drives,
@@ -80,6 +81,7 @@ def custom(
     n_in, n = checks.size("n_in", n_in), checks.size("n_units", n_units)
     checks.is_callable("dynamics", dynamics)
     checks.is_callable("output", output)
+    traced.forget(dynamics, output)
     gain_in = checks.nonnegative("gain_in", checks.number("gain_in", gain_in))
     gain_rec = checks.nonnegative("gain_rec", checks.number("gain_rec", gain_rec))
     state = checks.state(state)

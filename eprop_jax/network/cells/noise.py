@@ -23,8 +23,8 @@ from eprop_jax.network import unitwise
 from eprop_jax.network.types import Cell
 from eprop_jax.network.units import like
 
-WORDS = ("key0", "key1", "count")
-"""by their names as components"""
+WORDS = ("drawn_key0", "drawn_key1", "drawn_count")
+"""by their names as components, which are no cell's: a unit inside may count, too"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ jax.tree_util.register_pytree_with_keys(
     # Without a name of its own, "unit" leaves those of its components as they are.
     lambda s: (
         [
-            (jax.tree_util.GetAttrKey("" if name == "unit" else name), getattr(s, name))
+            (jax.tree_util.GetAttrKey("" if name == "unit" else f"drawn_{name}"), getattr(s, name))
             for name in _FIELDS
         ],
         None,

@@ -148,7 +148,7 @@ def _drawn_rule(rule: Any) -> Callable[[Array, Any], LearningRule]:
     wanted = "an ej.LearningRule, or a function (key) -> rule"
     try:
         inspect.signature(rule).bind(None)
-    except TypeError:
+    except (TypeError, ValueError):  # or a builtin, which does not tell
         raise TypeError(f"rule: got {type(rule).__name__}, wanted {wanted}") from None
 
     def made(key, u):
