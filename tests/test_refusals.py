@@ -804,7 +804,7 @@ PUBLIC = [
     ("encodings.population", lambda: ej.encodings.population([0.5], 4, low=np.zeros(2)),
      ("low", "[2]", "one number")),
     ("encodings.level_crossing", lambda: ej.encodings.level_crossing(None, 0.5),
-     ("xs", "object", "real numbers")),
+     ("xs", "NoneType", "real numbers")),
     ("encodings.level_crossing", lambda: ej.encodings.level_crossing(YS, YS),
      ("threshold", "[4, 2, 2]", "one number")),
     ("encodings.from_crossings", lambda: ej.encodings.from_crossings(XS, 0.5),
