@@ -287,7 +287,7 @@ def refused():
     gru = eqx.nn.GRUCell(N_IN, N, key=jax.random.key(0))
     load, back = flax_nnx.load, equinox_nn.give_back
     drawn = lambda cell: (cell, cell.init(jax.random.key(0)))
-    yield lambda: load(Other(N_IN, N, rngs=nnx.Rngs(0))), "module: got Other"
+    yield lambda: load(Other(N_IN, N, rngs=nnx.Rngs(0))), ".Other, wanted one of flax.nnx: "
     yield lambda: load(nnx.RNN(biased)), "(try module.cell)"
     yield lambda: load(biased), "module.dense_h.bias: "
     yield lambda: load(unbiased), "module.dense_i.bias: missing"

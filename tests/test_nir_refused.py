@@ -123,3 +123,10 @@ def test_what_nir_does_not_have_is_not_written(cell, says, words):
         write(net, net.init(jax.random.key(0)), DT, **says)
     assert str(refusal.value).startswith(f"{words[0]}: got "), refusal.value
     assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_a_file_that_is_not_there_is_refused_by_its_path(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"graph: got '.*none\.nir', .* wanted a nir\.NIRGraph"
+    ):
+        read(tmp_path / "none.nir", DT)

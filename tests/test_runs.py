@@ -497,6 +497,7 @@ def test_what_cannot_be_run_is_said_in_one_line(tmp_path, capsys):
         ),
         (["compare", *STACK, "--rule", "bptt,eprop", "--out", new], "no path to the loss"),
         (["sweep", *STACK, "--rule", "m-order", "--order", "1", "--out", new], "order 1"),
+        (["train", "--order", "3"], "--order: got 3 with rule 'eprop', which has none"),
         (["train", *STACK, "--freeze", "0,1"], "freeze: got 0,1, wanted numbers of some layers"),
         (["train", *SMALL, "--freeze", "0"], "freeze: got 0, wanted numbers of some layers"),
     ):

@@ -205,7 +205,8 @@ def real(name: str, value):
     array = value if isinstance(value, jax.Array) else _array(name, value)
     numbers = jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool
     if not numbers or jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(f"{name}: got dtype {array.dtype}, wanted real numbers")
+        got = type(value).__name__ if array.dtype == object else f"dtype {array.dtype}"
+        raise TypeError(f"{name}: got {got}, wanted real numbers")
     return fits(name, array)
 
 
@@ -213,7 +214,8 @@ def _numbers(name: str, value):
     """Real numbers as an array of NumPy's, or of JAX's where they are traced."""
     array = jnp.asarray(value) if is_traced(value) else _array(name, value)
     if not jnp.issubdtype(array.dtype, jnp.number) or np.iscomplexobj(array):
-        raise TypeError(f"{name}: got {value!r}, wanted real numbers")
+        got = type(value).__name__ if array.dtype == object else repr(value)
+        raise TypeError(f"{name}: got {got}, wanted real numbers")
     return array
 
 

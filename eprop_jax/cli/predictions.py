@@ -90,7 +90,7 @@ def read(path: Path) -> Given:
     Raises:
       OSError, ValueError: for what is no such file, or has no X of numbers.
     """
-    wanted = "a .npy file of X [N, T, F], or a .npz of X, and of lengths [N] and y [N] if it likes"
+    wanted = "a .npy file of X [N, T, F], or a .npz of X and, if you like, lengths [N] and y [N]"
     try:
         file = np.load(path)
         if isinstance(file, np.ndarray):

@@ -32,7 +32,12 @@ def settings_of(args: argparse.Namespace, **chosen: Any) -> Settings:
     given = {k: v for k, v in vars(args).items() if k in Settings._fields}
     if given.get("reset_gradient") is not None:
         given["reset_gradient"] = given["reset_gradient"] == "yes"
-    return experiments.settings(**{**given, **chosen})
+    s = experiments.settings(**{**given, **chosen})
+    if isinstance(given.get("order"), int) and s.rule != "m-order":
+        raise ValueError(
+            f"--order: got {given['order']} with rule {s.rule!r}, which has none; wanted --rule m-order"
+        )
+    return s
 
 
 # -- train and resume ------------------------------------------------------------------------------
@@ -197,7 +202,7 @@ def go_on(folder: Path, s: Settings, as_json: bool) -> int:
     }  # fmt: skip
     replace(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     say(as_table(rows, metric))
-    end = "reached its goal" if summary["goal_reached"] else "did all its updates"
+    end = "reached its goal" if summary["goal_reached"] else "done"
     say(f"{end} after {summary['steps']} updates; {summary['seconds']:.0f} s here")
     if as_json:
         print(json.dumps({**summary, "rows": rows}, indent=1))

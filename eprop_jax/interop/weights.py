@@ -140,8 +140,7 @@ def kind_of(name: str, module: Any, kinds: Mapping[type, Kind], library: str) ->
     if type(module) not in kinds:
         known = ", ".join(sorted(c.__name__ for c in kinds))
         hint = f" (try {name}.cell)" if hasattr(module, "cell") else ""
-        got = type(module).__name__
-        raise TypeError(f"{name}: got {got}, wanted one of {library}: {known}{hint}")
+        raise TypeError(f"{name}: got {origin(module)}, wanted one of {library}: {known}{hint}")
     kind = kinds[type(module)]
     for setting, allowed in kind.settings.items():
         value = getattr(module, setting)
@@ -149,6 +148,14 @@ def kind_of(name: str, module: Any, kinds: Mapping[type, Kind], library: str) ->
             wanted = " or ".join(dict.fromkeys(map(called, allowed)))
             raise ValueError(f"{name}.{setting}: got {called(value)}, wanted {wanted}")
     return kind
+
+
+def origin(module: Any) -> str:
+    """What it is and whose: other libraries have a GRUCell too."""
+    if isinstance(module, type):
+        return f"the class {module.__name__} itself"
+    library = type(module).__module__.split(".")[:2]
+    return ".".join((*library, type(module).__name__))
 
 
 def called(value: Any) -> str:
@@ -254,6 +261,11 @@ def given(part: Any, params: Any, kind: Kind, wanted: Any, like: Any, dtype: Any
         if not s.matrix or s.exists is not None or s.delay:
             raise ValueError(f"cell: got {s.name} synapses in {line}, wanted dense ones")
     params = dict(checks.mapping("params", params))
+    for name in ("cell", "readout"):
+        if name in params:
+            raise ValueError(
+                f"params: got a dict with the key {name!r}, wanted the part's own: params[{name!r}]"
+            )
     found, want = leaves(params), shapes(wanted)
     label = lambda key: "params" + "".join(f"[{k!r}]" for k in key)
     for key in sorted(found.keys() - want.keys()):

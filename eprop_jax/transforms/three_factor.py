@@ -198,7 +198,14 @@ def _met(carry: ThreeFactorCarry, third: Array) -> PyTree:
     return jax.tree.map(mean, carry.z)
 
 
-gradient = checks.explained(_met, _check_third)
+_gradient = checks.explained(_met, _check_third)
+
+
+def gradient(carry: ThreeFactorCarry, third: Any) -> PyTree:
+    """1/B Σ_b δ_b z_b. A list of numbers is as good as an array."""
+    if type(third) in (list, tuple):
+        third = checks.real("third", third)
+    return _gradient(carry, third)
 
 
 # -- refusals -------------------------------------------------------------------------------------

@@ -48,8 +48,9 @@ def read(
       (net, params). net hears the Input's values, flattened, and params are in JAX's default dtype.
 
     Raises:
-      TypeError, ValueError: for an argument of the wrong kind; for what the graph has and the library
-        has not, by the node's name (of nested graphs "outer.inner").
+      FileNotFoundError: for a path at which there is no file.
+      TypeError, ValueError: for an argument of the wrong kind, or a file that holds no graph; for what
+        the graph has and the library has not, by the node's name (of nested graphs "outer.inner").
 
     >>> import nir, numpy as np
     >>> from eprop_jax.interop.nir import read
@@ -81,10 +82,21 @@ def loaded(name: str, graph: Any) -> Any:
     if isinstance(graph, (str, os.PathLike)):
         import nir
 
-        return nir.read(os.fspath(graph), type_check=False)
+        if not os.path.isfile(graph):
+            raise FileNotFoundError(
+                f"{name}: got {str(graph)!r}, where there is no file, wanted {WANTED}"
+            )
+        try:
+            return nir.read(os.fspath(graph), type_check=False)
+        except (OSError, KeyError, AssertionError) as error:  # no HDF5, no graph, an unknown node
+            got = f"{str(graph)!r}, of which the package nir reads no graph"
+            raise ValueError(f"{name}: got {got}, wanted {WANTED}") from error
     if graphs.kind(graph) != "NIRGraph":
-        raise TypeError(f"{name}: got {graphs.kind(graph)}, wanted a nir.NIRGraph or a file's path")
+        raise TypeError(f"{name}: got {graphs.kind(graph)}, wanted {WANTED}")
     return graph
+
+
+WANTED = "a nir.NIRGraph, or the path of a file that nir.write made"
 
 
 def network(found: Plan, ways: units.Ways) -> Network:

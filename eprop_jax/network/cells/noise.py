@@ -145,9 +145,10 @@ def dropout(cell: Cell, rate: Any, *, key: Any, once: bool = False) -> Cell:
     """
     checks.instance("cell", cell, Cell, "an ej.Cell")
     checks.flag("once", once)
-    rate = checks.per_unit("rate", checks.nonnegative("rate", rate), cell.n_units)
+    given = checks.nonnegative("rate", rate)
+    rate = checks.per_unit("rate", given, cell.n_units)
     if not checks.is_traced(rate) and not np.all(rate < 1):
-        raise ValueError(f"rate: got {rate}, wanted probabilities in [0, 1)")
+        raise ValueError(f"rate: got {given}, wanted probabilities in [0, 1)")
 
     def dynamics(theta, s, a):
         p = theta["dropout_rate"]
