@@ -66,6 +66,7 @@ GROUPS = {
     "nir": "test_nir.py test_nir_refused.py -k numpy or kind_is or node_by_node or the_nodes_name",
     "initial": "test_initial.py -k autodiff or afresh or truncated",
     "delays": "test_delays.py",
+    "at once": "test_affine.py -k jaxpr or (gated and e-prop-True)",
     "weights": "test_interop_weights.py -k carry and nnx and GRU or forget or fit or saturated",
     "three factors": "test_three_factor.py -k RTRL or behind or not_count or differentiates or wide",
     "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",
@@ -99,6 +100,11 @@ MUTANTS = [
     Mutant("three factors", "transforms/three_factor.py", " / max(1, jnp.size(third))", ""),
     Mutant("three factors", "transforms/three_factor.py", "weights = jax.tree.map(wide, params)",
            "weights = params"),
+    # affine units, all steps at once
+    Mutant("at once", "network/affine.py", 'kind == "div" and given[1] == FREE', 'kind == "div"'),
+    Mutant("at once", "network/affine.py", "jnp.where(starts, 0, d)", "d"),
+    Mutant("at once", "engine/at_once.py", "goes_on & ~_beside(resets[..., None], here)", "goes_on"),
+    Mutant("at once", "engine/at_once.py", "jnp.where(starts, x, 0).sum(0)", "x.sum(0)"),
     # the graph of a rule, and its picture
     Mutant("graph", "paper/kept.py", "or automaton.accepting[q] else None", "else None"),
     Mutant("graph", "paper/kept.py", "if r in live}", "}"),
