@@ -67,7 +67,10 @@ def blocks_of(page):
 
 
 # What README runs in short, and what compiles many rules.
-SLOW = re.compile(r"docs/(ADJOINT_AND_TRACES|LAYERS|PATHS|USE_A_RULE|WRITE_A_\w+)\.md")
+SLOW = re.compile(
+    r"docs/(ADJOINT_AND_TRACES|CHECKPOINTS|EXPORT|FIND_A_NAN|GPU|LAYERS|MANY_DEVICES|PATHS|STREAMS|TRAINING"
+    r"|USE_A_RULE|WRITE_A_\w+)\.md"
+)
 PAGES = sorted(
     str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
 )
