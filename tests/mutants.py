@@ -215,7 +215,7 @@ MUTANTS = [
            "s.key[0] * jnp.uint32(hashes)"),
     Mutant("noise", "network/cells/noise.py", "jax.random.fold_in(key, b)",
            "jax.random.fold_in(key, 0 * b)"),
-    Mutant("noise", "network/cells/noise.py", '"" if name == "unit" else name', "name"),
+    Mutant("noise", "network/cells/noise.py", '"" if name == "unit" else f', "f"),
     Mutant("noise", "network/cells/noise.py", "jnp.where(begun, s.kept, kept)", "kept"),
     Mutant("noise", "network/forward.py", "None if name in cell.lasting else x", "x"),
     Mutant("numbers", "network/cells/spiking.py", "return 1.7 * slow", "return 1.6 * slow"),
