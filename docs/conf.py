@@ -2,6 +2,7 @@
 link is right in the repository and on the site alike. A browser fetches nothing from elsewhere.
 """
 
+import importlib
 import pathlib
 import sys
 import tomllib
@@ -9,9 +10,8 @@ import tomllib
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from tools import public  # noqa: E402
-
-public.as_ej()
+# Found by the line above, and so no import of this file's head.
+importlib.import_module("tools.public").as_ej()
 
 about = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
 project, version = about["name"], about["version"]

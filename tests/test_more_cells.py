@@ -2,6 +2,7 @@
 every rule sees the same."""
 
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -472,16 +473,9 @@ def test_a_stack_with_noise_runs_in_chunks_is_exported_and_reported():
     carry = rule.init(params, (B,))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, carry))
     exported = jax.export.export(jax.jit(rule.step))(*shapes, xs, ys)
-    again = jax.export.deserialize(exported.serialize()) if _flatbuffers() else exported
+    there = importlib.util.find_spec("flatbuffers")
+    again = jax.export.deserialize(exported.serialize()) if there else exported
     after, out = again.call(params, carry, xs, ys)
     assert jax.tree.structure(after) == jax.tree.structure(carry)
     assert np.array_equal(out.outputs, net.apply(params, xs).outputs)
     assert not ej.paths.report(rule, params).layers[1].unconnected
-
-
-def _flatbuffers():
-    try:
-        import flatbuffers  # noqa: F401  # pyright: ignore
-    except ImportError:
-        return False
-    return True

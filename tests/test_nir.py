@@ -4,18 +4,16 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import nir_reference as ref
 import numpy as np
 import pytest
+import reference
+from nir_graphs import DT, GRAPHS, graph, nir
+from pace import quick
 
-nir = pytest.importorskip("nir", reason="NIR graphs (the extra `nir`)")
-import nir_reference as ref  # noqa: E402
-import reference  # noqa: E402
-from nir_graphs import DT, GRAPHS, graph  # noqa: E402
-from pace import quick  # noqa: E402
-
-import eprop_jax as ej  # noqa: E402
-from eprop_jax.interop.nir import maps, read, write  # noqa: E402
-from eprop_jax.network.synapses import use  # noqa: E402
+import eprop_jax as ej
+from eprop_jax.interop.nir import maps, read, write
+from eprop_jax.network.synapses import use
 
 T = 25
 DATA = pathlib.Path(__file__).parent / "data"

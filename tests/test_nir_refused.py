@@ -3,12 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from nir_graphs import DT, GRAPHS, affine, graph, lif, linear, nir
 
-nir = pytest.importorskip("nir", reason="NIR graphs (the extra `nir`)")
-from nir_graphs import DT, GRAPHS, affine, graph, lif, linear  # noqa: E402
-
-import eprop_jax as ej  # noqa: E402
-from eprop_jax.interop.nir import read, write  # noqa: E402
+import eprop_jax as ej
+from eprop_jax.interop.nir import read, write
 
 S = ej.synapses
 

@@ -7,7 +7,9 @@ import argparse
 import functools
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +40,7 @@ class Answers(NamedTuple):
     """[N, n_out], of tasks with one answer a sequence"""
     wanted: np.ndarray | None = None
     """like classes; of a task with real targets like outputs"""
-    metrics: dict[str, float] = {}  # noqa: RUF012
+    metrics: Mapping[str, float] = MappingProxyType({})
     """the task's own"""
 
 
@@ -183,7 +185,7 @@ def as_dict(found: Answers, s: Settings, step: int, args: argparse.Namespace) ->
     return {
         "task": s.task, "rule": experiments.key(s), "name": experiments.name(s),
         "folder": str(args.dir), "step": step, "data": None if args.data is None else str(args.data),
-        "examples": len(found.outputs), "metrics": found.metrics,
+        "examples": len(found.outputs), "metrics": dict(found.metrics),
         "classes": of_list(found.classes), "logits": of_list(found.logits),
         "wanted": of_list(found.wanted), "outputs": list(found.outputs.shape),
         "file": None if args.out is None else str(args.out),

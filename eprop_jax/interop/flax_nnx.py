@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from eprop_jax.interop import carries, weights
+from eprop_jax.interop import weights
+from eprop_jax.interop.flax_linen import to_carry, to_state  # the carries of flax are the same
 from eprop_jax.interop.weights import PHI, SIGMOID, TANH, Place, side_by_side
-from eprop_jax.network.types import Cell, PyTree
 
 __all__ = ["give_back", "load", "to_carry", "to_state"]
 
@@ -137,46 +137,3 @@ def give_back(cell: Any, params: dict, like: Any) -> Any:
     nnx.replace_by_pure_dict(state, weights.nested(found))
     nnx.update(module, state)
     return module
-
-
-def to_state(cell: Cell, carry: Any) -> PyTree:
-    """A carry of flax as the state c of ours, to start from (`ej.State`).
-
-    Args:
-      cell: from `load`.
-      carry: h [*batch, n] of a GRU and a simple cell, (c, h) of an LSTM.
-
-    Returns:
-      c, as in `carry.state.c` of a rule and `net.apply(params, xs).state.c`.
-
-    Raises:
-      TypeError, ValueError: for what is not the carry of such a cell; for an LSTM's where c is 0 and h
-        is not, which h = o tanh(c) never is.
-
-    >>> import jax.numpy as jnp, eprop_jax as ej
-    >>> from eprop_jax.interop import flax_nnx
-    >>> flax_nnx.to_state(ej.cells.lstm(3, 2), (jnp.ones(2), jnp.zeros(2))).s  # (c, h)
-    Array([1., 1.], dtype=float32)
-    """
-    return carries.to_state(cell, carry, ("c", "h"))
-
-
-def to_carry(cell: Cell, state: PyTree) -> Any:
-    """The state c of ours as a carry of flax.
-
-    Args:
-      cell: from `load`.
-      state: c, as in `net.apply(params, xs).state.c`.
-
-    Returns:
-      h [*batch, n] of a GRU and a simple cell, (c, h) of an LSTM.
-
-    Raises:
-      TypeError, ValueError: for what is not the state of such a cell.
-
-    >>> import jax.numpy as jnp, eprop_jax as ej
-    >>> from eprop_jax.interop import flax_nnx
-    >>> flax_nnx.to_carry(ej.cells.rnn(3, 2), jnp.zeros(2))
-    Array([0., 0.], dtype=float32)
-    """
-    return carries.to_carry(cell, state, ("c", "h"))
