@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eprop_jax.engine import blocks
 from eprop_jax.engine import jacobians as jac
 from eprop_jax.engine.heard import along
 from eprop_jax.engine.maybe import Which, each, filled, numbered, pick, some, split, stacked, total
@@ -145,8 +146,26 @@ class Direct(NamedTuple):
     dc: CoState
 
 
+ByPlace = list[dict[str, Maybe]]
+"""∂̃a^t of a part, by the places that it keeps: {gate: [K, *lead, B, n]}"""
+
+
 def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
     """Backward over the chunk, all parts together."""
+    return sweep_and_meet(cell, p, path, parts, (), None)[0]
+
+
+def sweep_and_meet(
+    cell: Cell,
+    p: dict,
+    path: Path,
+    parts: list[Part],
+    beside: Any,
+    met: Callable[[Any, list[ByPlace]], Any] | None,
+) -> tuple[list[Swept], Any]:
+    """The same, and the sum over time of what ∂̃a meets: met(beside, ∂̃a by part) of some steps, `beside`
+    [K, ...] whatever else that needs of them. A long chunk is met block by block, so that its ∂̃a, where
+    nothing else asks for it, is never there as a whole."""
     jumps = [jumps_of(cell, p, part.moves) for part in parts]
 
     def local(c_tm1, a_t, c_t):
@@ -174,8 +193,17 @@ def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
         return cut(cell, p, path.c_K, resets_1, parts, through(J, laters, entries)[0])
 
     start = _settled(once, jax.eval_shape(local, c_1, a_1, path.c_K), start, first)
-    (c_0, laters), da = jax.lax.scan(step, (path.c_K, start), xs, reverse=True)
-    d, gates = jac.output_operators(*jac.output_blocks(cell, p, c_0)), unitwise.gate_names(p)
+    gates = unitwise.gate_names(p)
+    by_place = lambda da: [[named(gates, x) for x in of_part] for of_part in da]
+
+    def block(carry, of_steps):
+        xs, beside = of_steps
+        carry, da = jax.lax.scan(step, carry, xs, reverse=True)
+        return carry, da, met(beside, by_place(da)) if met else ()
+
+    whole = blocks.backward if met else lambda block, *given: block(*given)
+    (c_0, laters), da, sums = whole(block, (path.c_K, start), (xs, beside))
+    d = jac.output_operators(*jac.output_blocks(cell, p, c_0))
 
     def swept(part, later, da):
         dh_0 = CoState(later.dh[:1])  # h^0 → c^1 is a jump too
@@ -184,11 +212,10 @@ def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
         number = range(len(part.starts))
         starts = (named(names, one(k, dtheta)) for k in number)
         initial = (named(list(components), one(k, CoState(later.dinitial))) for k in number)
-        kept = (named(gates, x) for x in da)
         of_unit = (dict(zip(part.starts, x)) for x in (starts, initial))
-        return Swept(dict(zip(part.keep, kept)), dc_0.parts, *of_unit)
+        return Swept(dict(zip(part.keep, da)), dc_0.parts, *of_unit)
 
-    return [swept(*each) for each in zip(parts, laters, da)]
+    return [swept(*each) for each in zip(parts, laters, by_place(da))], sums
 
 
 def back(

@@ -11,6 +11,7 @@ and all else that enters is known before. It is solved as `network.affine` solve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,11 +30,23 @@ from eprop_jax.network.types import Cell
 
 def sweep(cell: Cell, p: dict, path: Path, parts: list[Part]) -> list[Swept]:
     """Backward over the chunk, all parts together: at once where the device gains by it."""
-    steps = lambda: adjoint.sweep(cell, p, path, parts)
+    return sweep_and_meet(cell, p, path, parts, (), None)[0]
+
+
+def sweep_and_meet(
+    cell: Cell, p: dict, path: Path, parts: list[Part], beside: Any, met: Callable | None
+) -> tuple[list[Swept], Any]:
+    """The same, and what ∂̃a meets (`adjoint.sweep_and_meet`)."""
+    steps = lambda: adjoint.sweep_and_meet(cell, p, path, parts, beside, met)
     if cell.shared or not affine.is_affine(cell, p, path.c_K) or not all(map(_stays, parts)):
         return steps()
-    like = jax.eval_shape(steps)
-    found = lambda: [swept(cell, p, path, *each) for each in zip(parts, like)]
+    like, _ = jax.eval_shape(steps)
+
+    def found():
+        s = [swept(cell, p, path, *each) for each in zip(parts, like)]
+        da = [[x.da[q] for q in part.keep] for part, x in zip(parts, s)]
+        return s, met(beside, da) if met else ()
+
     return affine.by_device(steps, found)
 
 

@@ -89,21 +89,24 @@ class Layers(NamedTuple):
 
     def readout_gradient(self, p_out: dict, s: Reached) -> list[Array]:
         """Σ_t Σ_batch h^t ⊗ ∂̃a_out^t."""
-        late, lines, da_K = self._late(s)
-        grads = products.gradient(self.readout, p_out, late, lines)
-        w_out = self.readout.synapses["w_out"]
-        of_w = use.collect(w_out, self.run.h_K, da_K)
-        last = {"w_out": of_w, "bias": da_K.sum(0)}
-        return _add_last(p_out, grads, last)
+        late, lines, da_K = self.late(s)
+        by_line = products.of_lines(self.readout, p_out, late.da, lines)
+        return self.with_last(p_out, late, by_line, da_K)
+
+    def with_last(self, p_out: dict, late: Reached, by_line: Parts, da_K: Array) -> list[Array]:
+        """And h^K ⊗ ∂̃a_out^K, which the products over h^{t-1} leave out."""
+        of_w = use.collect(self.readout.synapses["w_out"], self.run.h_K, da_K)
+        grads = products.with_units(p_out, late, by_line)
+        return _add_last(p_out, grads, {"w_out": of_w, "bias": da_K.sum(0)})
 
     def readout_sources(self, p_out: dict, s: Reached) -> list[Maybe]:
         """Σ_t h^t ⊗ ∂̃a_out^t an example."""
-        late, lines, da_K = self._late(s)
+        late, lines, da_K = self.late(s)
         fresh = [row[0] for row in products.sources(self.readout, p_out, [late], lines)]
         last = {"w_out": scaled(da_K, heard(self.readout, "w_out", self.run.h_K)), "bias": da_K}
         return _add_last(p_out, fresh, last)
 
-    def _late(self, s: Reached) -> tuple[Reached, dict, Array]:
+    def late(self, s: Reached) -> tuple[Reached, dict, Array]:
         """Σ_t h^t ∂̃a^t = Σ_t h^{t-1} ∂̃a^{t-1} + h^K ∂̃a^K: only h^{t-1} is stored, and of the two
         factors ∂̃a_out is the small one to shift."""
         da = s.da[unitwise.ONE_DRIVE]
@@ -121,11 +124,28 @@ def _add_last(params: dict, terms: list, last: dict[str, Array]) -> list:
 def without_traces(
     spec: RuleSpec, params: dict, chunk: objective.Chunk
 ) -> tuple[dict, list, list, Parts]:
-    """The chunk alone: the adjoint at K = T. (∂̃a, the cell's gradient, the read-out's, ∂̃c⁰)"""
-    net, p, p_out = spec.network, params["cell"], params["readout"]
-    layers = Layers.of(spec, chunk)
+    """The chunk alone: the adjoint at K = T. (∂̃a, the cell's gradient, the read-out's, ∂̃c⁰)
+
+    h follows from c, and is made anew for each block of steps: a long sequence holds its states, and
+    neither h nor ∂̃a."""
+    net, p, p_out, run = spec.network, params["cell"], params["readout"], chunk.run
+    cell, layers = net.cell, Layers.of(spec, chunk)
     (back,) = seeds.at_readout(net.readout, p_out, layers.path_out, [seeds.of_loss(chunk.dL_dy)])
     part = seeds.loss_part(spec, params, chunk, back)
-    s = at_once.sweep(net.cell, p, layers.path, [part])[0].at(0)
-    grads_out = layers.readout_gradient(p_out, back)
-    return s.da, products.gradient(net.cell, p, s, layers.lines), grads_out, s.dc_0
+    late, _, da_K = layers.late(back)
+
+    def met(beside, da):
+        x, far, c_tm1, c_out, da_out = beside
+        h_tm1 = unitwise.output(cell, p, c_tm1)
+        h_out = h_tm1 if c_out is None else unitwise.output(cell, p, c_out)
+        lines = {"w_in": x, "w_rec": h_tm1 if far is None else far}
+        return (
+            products.of_lines(cell, p, da[0][0], lines),
+            products.of_lines(layers.readout, p_out, da_out, {"w_out": h_out}),
+        )
+
+    beside = run.x, run.far, run.c_tm1, layers.path.c_t, late.da
+    (s,), sums = at_once.sweep_and_meet(cell, p, layers.path, [part], beside, met)
+    s, (by_line, by_line_out) = s.at(0), sums
+    grads_out = layers.with_last(p_out, late, by_line_out, da_K)
+    return s.da, products.with_units(p, s, by_line), grads_out, s.dc_0

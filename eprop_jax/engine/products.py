@@ -20,16 +20,34 @@ from eprop_jax.network.types import Array, Cell, Maybe, PyTree
 
 
 def gradient(cell: Cell, params: dict, s: Reached, lines: dict[str, Array]) -> list[Array]:
-    """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), one a parameter leaf: one product over time and batch."""
+    """Σ_t Σ_batch of what reaches each parameter, one a leaf."""
+    return with_units(params, s, of_lines(cell, params, s.da, lines))
+
+
+def of_lines(cell: Cell, params: dict, da: dict[str, Maybe], lines: dict[str, Array]) -> Parts:
+    """Σ_t Σ_batch pre^t ⊗ ∂̃a^t (Eq. 4), of the leaves that enter a drive: one product over time and
+    batch."""
 
     def leaf(path, p):
         line = path[0].key
-        x = of_unit(s, path) if line in ("theta", "initial") else s.da[tr.gate_of(path)]
+        if line in ("theta", "initial"):
+            return None
         by_line = lambda x: use.collect(cell.synapses[line], lines[line], x)
         alone = lambda x: x.reshape(-1, *p.shape).sum(0)
-        return filled(each(by_line if line in lines else alone, x), p)
+        return each(by_line if line in lines else alone, da[tr.gate_of(path)])
 
-    return [leaf(path, p) for path, p in jax.tree.leaves_with_path(params)]
+    return tuple(leaf(path, p) for path, p in jax.tree.leaves_with_path(params))
+
+
+def with_units(params: dict, s: Reached, by_line: Parts) -> list[Array]:
+    """And of a unit's own parameters, θ and initial states, what a sweep found."""
+
+    def leaf(path, p, x):
+        if path[0].key in ("theta", "initial"):
+            x = each(lambda x: x.reshape(-1, *p.shape).sum(0), of_unit(s, path))
+        return filled(x, p)
+
+    return [leaf(path, p, x) for (path, p), x in zip(jax.tree.leaves_with_path(params), by_line)]
 
 
 def of_unit(s: Reached, path: Any) -> Maybe:

@@ -130,6 +130,7 @@ def run(
     of_rec, past = cell.synapses["w_rec"], state.past
     xs = heard_in(cell, past, xs, resets)
     outward = drive(net.readout, p_out, "w_out")
+    to_y = lambda h: outward(h)[ONE_DRIVE]
     fresh = None if resets is None else initial(cell, p_cell, xs.shape[1])
 
     def step(carry, at):
@@ -141,17 +142,13 @@ def run(
         c_t = unitwise.dynamics(cell, p_cell, c_tm1, a_t)
         h_t = unitwise.output(cell, p_cell, c_t)
         ends = None if resets is None else (c_t, h_t)
-        return (c_t, h_t, past), (c_tm1, a_t, h_tm1, far, ends)
+        return (c_t, h_t, past), (c_tm1, a_t, h_tm1, far, ends, to_y(h_t))
 
     start = (state.c, unitwise.output(cell, p_cell, state.c), past_of(past, "w_rec"))
     within = lambda: driven(cell, p_cell, inward(xs), xs)
-    ran = over_time(cell, p_cell, step, start, (xs, resets), within, fresh)
-    (c_K, h_K, past_K), (c_tm1, a, h_tm1, far, ends) = ran
-    # The product first, the shift after it: W_out h is small, h is not.
-    if ends is None:
-        a_out = after(outward(h_tm1)[ONE_DRIVE], outward(h_K)[ONE_DRIVE])
-    else:
-        a_out = outward(ends[1])[ONE_DRIVE]
+    ran = over_time(cell, p_cell, step, start, (xs, resets), within, fresh, to_y)
+    # (h^{t-1} follows from c^{t-1}: a long sequence that makes it anew does not hold it.)
+    (c_K, h_K, past_K), (c_tm1, a, h_tm1, far, ends, a_out) = ran
     a_out = a_out + along(p_out["bias"], a_out) if "bias" in p_out else a_out
 
     y, y_tm1 = read(net, p_out, state.y, a_out, resets)
@@ -162,11 +159,18 @@ def run(
 
 
 def over_time(
-    cell: Cell, p: dict, step: Callable, start: Any, xs: Any, within: Callable, fresh: Any
+    cell: Cell,
+    p: dict,
+    step: Callable,
+    start: Any,
+    xs: Any,
+    within: Callable,
+    fresh: Any,
+    beyond: Callable[[Array], Any],
 ) -> Any:
     """`step` scanned over xs, whose second entry are the resets. Of units that nothing recurrent
     drives, and whose dynamics is affine, the same at once where the device gains by it: `within` is
-    their drive, {gate: [K, B, n]}."""
+    their drive, {gate: [K, B, n]}, `beyond` what is made of h^t within the step."""
     steps = lambda: jax.lax.scan(step, start, xs)
     if not affine.is_affine(cell, p, start[0]):
         return steps()
@@ -180,7 +184,8 @@ def over_time(
         if resets is not None:
             c_tm1, h_tm1 = jax.vmap(lambda r, x: afresh(r, fresh, x))(resets, (c_tm1, h_tm1))
         c_K, h_K = jax.tree.map(lambda x: x[-1], (c, h))
-        return (c_K, h_K, past), (c_tm1, a, h_tm1, None, None if resets is None else (c, h))
+        ends = None if resets is None else (c, h)
+        return (c_K, h_K, past), (c_tm1, a, h_tm1, None, ends, beyond(h))
 
     return affine.by_device(steps, at_once)
 

@@ -127,11 +127,13 @@ def run_layer(
         c_t = unitwise.dynamics(cell, p, c_tm1, a_t)
         h_t = unitwise.output(cell, p, c_t)
         ends = None if resets is None else (c_t, h_t)
-        return (c_t, h_t, past), (c_tm1, a_t, h_tm1, far, ends)
+        return (c_t, h_t, past), (c_tm1, a_t, h_tm1, far, ends, ())
 
     start = (c_0, unitwise.output(cell, p, c_0), forward.past_of(past, "w_rec"))
-    ran = forward.over_time(cell, p, step, start, (drive, resets), lambda: drive, fresh)
-    (c_K, h_K, past), (c_tm1, a, h_tm1, far, ends) = ran
+    ran = forward.over_time(
+        cell, p, step, start, (drive, resets), lambda: drive, fresh, lambda h: ()
+    )
+    (c_K, h_K, past), (c_tm1, a, h_tm1, far, ends, _) = ran
     c_t, h = (None, forward.after(h_tm1, h_K)) if ends is None else ends
     lines = {"w_rec": h_tm1 if far is None else far}
     return Ran(Path(c_tm1, c_K, a, resets, c_t), h_tm1, h, lines, past)
