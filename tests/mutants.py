@@ -67,6 +67,7 @@ GROUPS = {
     "initial": "test_initial.py -k autodiff or afresh or truncated",
     "delays": "test_delays.py",
     "at once": "test_affine.py -k jaxpr or (gated and e-prop-True)",
+    "blocks": "test_blocks.py",
     "weights": "test_interop_weights.py -k carry and nnx and GRU or forget or fit or saturated",
     "three factors": "test_three_factor.py -k RTRL or behind or not_count or differentiates or wide",
     "resets": "test_resets.py -k (stacks and 7) or shared_traces or where_the_resets or narrow",
@@ -117,6 +118,12 @@ MUTANTS = [
     Mutant("graph", "paper/graph.py", '("s" if i == j else "e")', '"e"'),
     Mutant("graph", "plotting/computation.py", "else 0.2", "else 0.0"),
     Mutant("graph", "plotting/automata.py", 'if accepts else ()', ""),
+    # long sequences in blocks
+    Mutant("blocks", "engine/blocks.py", "blocks, reverse=True", "blocks"),
+    Mutant("blocks", "engine/blocks.py", "jax.tree.map(jnp.add, sums, more)", "more"),
+    Mutant("blocks", "engine/blocks.py", "if K % k == 0", ""),
+    Mutant("blocks", "engine/chunks.py", "first(far, h_tm1)", "h_tm1"),
+    Mutant("blocks", "engine/chunks.py", "first(h_t, h_tm1)", "h_tm1"),
     # the adjoint sweep and chunks
     Mutant("state", "engine/adjoint.py", "dc = L.dc + d.dh_dc.T @ dh", "dc = d.dh_dc.T @ dh"),
     Mutant("order", "engine/adjoint.py", "after = lambda q: q + 1 if", "after = lambda q: q if"),

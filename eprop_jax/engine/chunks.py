@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from eprop_jax.engine import at_once, influence, objective, products, seeds
 from eprop_jax.engine.adjoint import Reached
 from eprop_jax.engine.heard import scaled
 from eprop_jax.engine.influence import At, Influence
-from eprop_jax.engine.maybe import filled, total
+from eprop_jax.engine.maybe import each, filled, first, total
 from eprop_jax.engine.operators import Parts
 from eprop_jax.engine.traces import heard
 from eprop_jax.network import unitwise
@@ -135,13 +136,13 @@ def without_traces(
     late, _, da_K = layers.late(back)
 
     def met(beside, da):
-        x, far, c_tm1, c_out, da_out = beside
-        h_tm1 = unitwise.output(cell, p, c_tm1)
-        h_out = h_tm1 if c_out is None else unitwise.output(cell, p, c_out)
-        lines = {"w_in": x, "w_rec": h_tm1 if far is None else far}
+        x, far, c_tm1, c_t, da_out = beside
+        output = functools.partial(unitwise.output, cell, p)
+        h_tm1, h_t = output(c_tm1), each(output, c_t)
+        lines, lines_out = {"w_in": x, "w_rec": first(far, h_tm1)}, {"w_out": first(h_t, h_tm1)}
         return (
             products.of_lines(cell, p, da[0][0], lines),
-            products.of_lines(layers.readout, p_out, da_out, {"w_out": h_out}),
+            products.of_lines(layers.readout, p_out, da_out, lines_out),
         )
 
     beside = run.x, run.far, run.c_tm1, layers.path.c_t, late.da

@@ -44,6 +44,11 @@ def some(xs: Iterable[Maybe]) -> list:
     return [x for x in xs if x is not None]
 
 
+def first(*xs: Any) -> Any:
+    """The first that is there."""
+    return some(xs)[0]
+
+
 def those(named: Mapping) -> dict:
     """The entries that are there."""
     return {name: x for name, x in named.items() if x is not None}
