@@ -25,8 +25,11 @@ class Tangents(tuple):
 
 
 def columns(function: Callable, scalars: list[Array]) -> list[list[Maybe]]:
-    """Of each scalar, ∂(each result)/∂(that scalar), where function(scalars) -> results, floats; None for
+    """Of each scalar, ∂(each result)/∂(that scalar), where function(scalars) -> results, floats. None:
     a derivative that is zero whatever the values are.
+
+    Raises:
+      TypeError: for a function that can be differentiated in reverse alone.
 
     >>> import jax
     >>> from eprop_jax.engine.columns import columns
@@ -71,6 +74,8 @@ def _through(jaxpr: Any, eqn: Any, given: list) -> Sequence:
     dots = {j: x for j, x in enumerate(given) if isinstance(x, Tangents)}
     if not dots:
         return _bound(jaxpr, eqn, given)
+    if eqn.primitive.name == "custom_lin":
+        raise TypeError("jax.custom_vjp: got a function that has no derivative forward")
     if eqn.primitive.name in ("jit", "pjit"):
         return _run(eqn.params["jaxpr"], given)
     reach = dependence.through(eqn, [frozenset({j} & dots.keys()) for j in range(len(given))])
