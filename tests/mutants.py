@@ -49,6 +49,7 @@ GROUPS = {
     "layer": "test_layer.py -k masked or activity or (afresh or across) and alif or beside",
     "site": "test_site.py",
     "dependence": "test_dependence.py",
+    "columns": "test_columns.py",
     "losses": "test_losses.py test_compare.py",
     "training": "test_training.py -k loop_one or batches or random_feedback or fit_pauses or accuracy",
     "own data": "test_own_data.py -k masks or turn or order or loop_one or short or compares or event",
@@ -365,6 +366,10 @@ MUTANTS = [
            "out_dot.rest"),
     Mutant("derivative", "engine/products.py", "lambda x: use.unlagged(",
            "lambda x: -use.unlagged("),
+    Mutant("columns", "engine/columns.py", "if all(reach) and not arrived", "if not arrived"),
+    Mutant("columns", "engine/columns.py", "if of and of.isdisjoint(arrives)", "if False"),
+    Mutant("columns", "engine/columns.py", "if not read.isdisjoint(eqn.outvars)", "if True"),
+    Mutant("columns", "engine/columns.py", "frozenset({j} & dots.keys())", "frozenset({j})"),
     Mutant("dependence", "engine/dependence.py", "[which.union(*each)",
            "[frozenset().union(*each)"),
     # weights of other libraries

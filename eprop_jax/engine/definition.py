@@ -92,28 +92,31 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable, traced: bool = Tr
     net = spec.network
     expected = jax.eval_shape(net.init, jax.random.key(0))
     reads_B = spec.feedback != "symmetric"
-    known = {}
+    tried = set()
 
     def check(params):
         checks.parameters(params, expected, feedback_like(net), reads_B, spec.name)
 
-    begin = functools.partial(beginning, spec, begun)
+    # The carry's form is asked for by itself, and traced once for all.
+    begin = jax.jit(functools.partial(beginning, spec, begun), static_argnums=1, inline=True)
 
-    def like_init(params, batch):
-        """The form of the carry, found once for each batch and dtype, where the cell's own functions
-        are tried."""
-        key = batch, compute_dtype(params)
-        if key not in known:
+    def check_units(params):
+        """The cell's own functions, tried once for each dtype."""
+        dtype = compute_dtype(params)
+        if dtype not in tried:
             check_unit(net, params)
             if spec.moves and not any(m.jumps for m in spec.moves):
                 jax.eval_shape(functools.partial(check_initial, spec), params)
-            known[key] = jax.eval_shape(lambda p: begin(p, batch), params)
-        return known[key]
+            tried.add(dtype)
+
+    def like_init(params, batch):
+        check_units(params)
+        return jax.eval_shape(lambda p: begin(p, batch), params)
 
     def check_start(params, batch_shape):
         check(params)
         check_delays(spec, params, traced)
-        like_init(params, checks.batch(batch_shape))
+        check_units(params)
 
     def check_step(params, carry, xs, ys, steps=NO_STEPS):
         check(params)
@@ -123,7 +126,8 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable, traced: bool = Tr
     def check_whole(params, xs, ys, steps=NO_STEPS):
         check(params)
         check_delays(spec, params, False)
-        like_init(params, checks.sequence(xs, ys, net.n_in, steps))
+        checks.sequence(xs, ys, net.n_in, steps)
+        check_units(params)
 
     def start(params, batch_shape):
         check_start(params, batch_shape)
@@ -292,10 +296,11 @@ def _blocks_of(cell: Cell, p: dict, c: PyTree) -> jac.Blocks:
     """Which blocks a layer's unit has, where its functions are what they should be."""
     scalar = lambda x: jax.ShapeDtypeStruct((), x.dtype)
     drive = dict.fromkeys(unitwise.gate_names(p), jax.ShapeDtypeStruct((), compute_dtype(p)))
-    seen = jax.tree.map(scalar, (c, unitwise.of_gates(drive), unitwise.theta(cell, p)))
-    functions.unit_functions(cell, *seen)
+    c_j, a_j, theta = jax.tree.map(scalar, (c, unitwise.of_gates(drive), unitwise.theta(cell, p)))
+    seen = cell, {"theta": theta, "c": c_j, "a": a_j}
+    functions.unit_functions(*seen)
     try:
         return jac.structure(cell, p, c)
     except Exception:
-        functions.differentiable_forward(cell, *seen)
+        functions.differentiable_forward(*seen)
         raise

@@ -31,11 +31,12 @@ def propagate(jaxpr: Any, given: Sequence[Sources]) -> list[Sources]:
     known = dict(zip(jaxpr.invars, given))
     of = lambda v: frozenset() if hasattr(v, "val") else known.get(v, frozenset())
     for eqn in jaxpr.eqns:
-        known.update(zip(eqn.outvars, _through(eqn, [of(v) for v in eqn.invars])))
+        known.update(zip(eqn.outvars, through(eqn, [of(v) for v in eqn.invars])))
     return [of(v) for v in jaxpr.outvars]
 
 
-def _through(eqn: Any, given: list[Sources]) -> Sequence[Sources]:
+def through(eqn: Any, given: list[Sources]) -> Sequence[Sources]:
+    """The sources of one equation's results, from those of its arguments."""
     kind, p = eqn.primitive.name, eqn.params
     if kind == "cond":
         which, *operands = given

@@ -1,4 +1,4 @@
-"""D, B, ψ, Θ, Ξ: the Jacobian blocks of one unit, by `jax.jacfwd`, for all units at once.
+"""D, B, ψ, Θ, Ξ: the Jacobian blocks of one unit, by `jax.jvp`, for all units at once.
 
     D = ∂c_j^t/∂c_j^{t-1}   B = ∂c_j^t/∂a_j^t   Θ = ∂c_j^t/∂θ_j   ψ = ∂h_j^t/∂c_j^t   Ξ = ∂h_j^t/∂θ_j
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from eprop_jax import checks
 from eprop_jax.engine import dependence
+from eprop_jax.engine.columns import columns
 from eprop_jax.engine.maybe import each, there
 from eprop_jax.engine.operators import PerUnit
 from eprop_jax.network import traced, unitwise
@@ -144,10 +145,9 @@ def _leaf_numbers(z: dict) -> dict:
 
 
 def _columns(unit: Callable, z_j: dict, wanted: list[int]) -> dict[int, list[Maybe]]:
-    """{leaf number: ∂(each output of one unit)/∂(that scalar)}, by jacfwd; None for a derivative that
-    is zero whatever the values are."""
+    """{leaf number: ∂(each output of one unit)/∂(that scalar)}; None for a derivative that is zero
+    whatever the values are."""
     leaves, treedef = jax.tree.flatten(z_j)
-    scalars = [leaves[i] for i in wanted]
 
     def of_scalars(scalars):
         filled = list(leaves)
@@ -155,24 +155,7 @@ def _columns(unit: Callable, z_j: dict, wanted: list[int]) -> dict[int, list[May
             filled[i] = s
         return unit(treedef.unflatten(filled))
 
-    def column(k):
-        return jax.jacfwd(lambda s: of_scalars([*scalars[:k], s, *scalars[k + 1 :]]))(scalars[k])
-
-    def tangents(dots):
-        return jax.jvp(of_scalars, (scalars,), (dots,))[1]
-
-    zero = _never_reached(tangents, scalars)
-    return {
-        i: [None if never else x for never, x in zip(zero[k], column(k))]
-        for k, i in enumerate(wanted)
-    }
-
-
-def _never_reached(tangents: Callable, dots: list) -> list[list[bool]]:
-    """For each tangent that enters, which of those that leave do not even mention it: derivatives
-    that are zero whatever the values are."""
-    found = dependence.of_results(jax.make_jaxpr(tangents)(dots).jaxpr)
-    return [[k not in sources for sources in found] for k in range(len(dots))]
+    return dict(zip(wanted, columns(of_scalars, [leaves[i] for i in wanted])))
 
 
 def structure(cell: Cell, params: dict, c: PyTree) -> Blocks:

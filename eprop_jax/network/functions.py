@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax import checks
+from eprop_jax.network import traced, unitwise
 
 SEES = {
     "loss": (
@@ -59,10 +60,13 @@ def _ours(error: Exception) -> bool:
     return re.match(r"[\w'\[\]]+: .*\bwanted\b", str(error), re.DOTALL) is not None
 
 
-def unit_functions(cell, c, a, theta) -> None:
-    """The user's one-unit functions keep the state's structure, shapes and dtypes."""
-    dynamics = lambda theta, c, a: as_state(c, cell.dynamics(theta, c, a))
-    out = of_one("dynamics", functools.partial(jax.eval_shape, dynamics), theta, c, a)
+def unit_functions(cell, z_j) -> None:
+    """The user's one-unit functions keep the state's structure, shapes and dtypes. `z_j`: what one unit
+    sees, its shapes."""
+    theta, c, a = z_j["theta"], z_j["c"], z_j["a"]
+    dynamics = traced.once(unitwise.next_state, cell.dynamics)
+    of_shapes = lambda theta, c, a: jax.eval_shape(dynamics, {"theta": theta, "c": c, "a": a})
+    out = of_one("dynamics", of_shapes, theta, c, a)
     if jax.tree.structure(out) != jax.tree.structure(c):
         raise ValueError(
             f"dynamics: returned {checks.form(out)}, wanted {checks.form(c)}, the structure of the "
@@ -78,34 +82,28 @@ def unit_functions(cell, c, a, theta) -> None:
             )
     if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(c)):
         raise ValueError("state: got no floating component, wanted at least one")
-    h = of_one("output", functools.partial(jax.eval_shape, cell.output), theta, c)
+    output = traced.once(unitwise.of_state, cell.output)
+    of_shapes = lambda theta, c: jax.eval_shape(output, {"theta": theta, "c": c})
+    h = of_one("output", of_shapes, theta, c)
     if getattr(h, "shape", None) != () or not jnp.issubdtype(h.dtype, jnp.floating):
         raise ValueError(f"output: got {h}, wanted one floating scalar, h_j")
 
 
-def differentiable_forward(cell, c, a, theta) -> None:
+def differentiable_forward(cell, z_j) -> None:
     """Refuse one-unit functions that can be called on these shapes but not differentiated by them."""
-    dynamics = lambda theta, c, a: as_state(c, cell.dynamics(theta, c, a))
-    _differentiable_forward("dynamics", dynamics, (theta, c, a))
-    _differentiable_forward("output", cell.output, (theta, c))
+    of_output = {"theta": z_j["theta"], "c": z_j["c"]}
+    _differentiable_forward("dynamics", functools.partial(unitwise.next_state, cell.dynamics), z_j)
+    _differentiable_forward("output", functools.partial(unitwise.of_state, cell.output), of_output)
 
 
-def as_state(c, out):
-    """What the dynamics returned, with Python's numbers in the dtype of their component."""
-    if jax.tree.structure(out) != jax.tree.structure(c):
-        return out  # which is refused
-    plain = lambda x: isinstance(x, (bool, int, float)) and not hasattr(x, "dtype")
-    return jax.tree.map(lambda x, was: jnp.asarray(x, was.dtype) if plain(x) else x, out, c)
-
-
-def _differentiable_forward(name: str, function: Callable, args: tuple) -> None:
-    leaves, tree = jax.tree.flatten(args)
+def _differentiable_forward(name: str, function: Callable, z_j: dict) -> None:
+    leaves, tree = jax.tree.flatten(z_j)
     real = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
 
     def jacobian(leaves):
         def of_real(*given):
             given = iter(given)
-            out = function(*tree.unflatten([next(given) if r else x for r, x in zip(real, leaves)]))
+            out = function(tree.unflatten([next(given) if r else x for r, x in zip(real, leaves)]))
             out = [jnp.asarray(x) for x in jax.tree.leaves(out)]
             return [x for x in out if jnp.issubdtype(x.dtype, jnp.floating)]
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from eprop_jax.network import traced
-from eprop_jax.network.functions import as_state
 from eprop_jax.network.types import Array, Cell, PyTree, Readout
 
 ONE_DRIVE = ""
@@ -44,6 +43,14 @@ def next_state(dynamics: Callable, z_j: dict) -> PyTree:
     """c_j^t, as arrays also where the user's function returns Python numbers."""
     c_j = z_j["c"]
     return jax.tree.map(jnp.asarray, as_state(c_j, dynamics(z_j["theta"], c_j, z_j["a"])))
+
+
+def as_state(c, out):
+    """What the dynamics returned, with Python's numbers in the dtype of their component."""
+    if jax.tree.structure(out) != jax.tree.structure(c):
+        return out  # which is refused
+    plain = lambda x: isinstance(x, (bool, int, float)) and not hasattr(x, "dtype")
+    return jax.tree.map(lambda x, was: jnp.asarray(x, was.dtype) if plain(x) else x, out, c)
 
 
 def of_gated(dynamics: Callable, z_j: dict) -> PyTree:
