@@ -297,7 +297,7 @@ class Jump:
     def J(self) -> Parts:
         """By component, of all gates together: [B, r, k]."""
         w_T = tuple(each(lambda w: use.matrix(self.da_dh.synapses, w).T, w) for w in self.da_dh.w)
-        product = lambda b, w: b[..., None] * w
+        product = lambda b, w: b[..., None] * w[None]
         return tuple(inner(product, row, w_T) for row in self.dc_da.rows)
 
     def of(self, on: Callable[[Array, Any], Any], leaves: tuple[Parts, ...]) -> tuple[Parts, ...]:
