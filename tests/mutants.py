@@ -138,6 +138,8 @@ MUTANTS = [
            "for r, row in enumerate(J.D))"),
     Mutant("refusals", "engine/jacobians.py", "if checks.same_for_all(v)}", "}"),
     # the recursions at K = 1, traces, the forward pass
+    Mutant("rtrl", "engine/operators.py", "brk,bk...->br...", "bkr,bk...->br..."),
+    Mutant("rtrl", "engine/operators.py", "b[..., None] * w[None]", "b[:, None] * w[None]"),
     Mutant("rtrl", "engine/operators.py", "jnp.eye(n, dtype=S.dtype)",
            "jnp.ones((n, n), S.dtype)"),
     Mutant("e-prop", "rules/eprop.py", "d.dh_dc @ epsilon + d.dh_dw",

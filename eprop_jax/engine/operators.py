@@ -166,6 +166,10 @@ class Near:
         """block_r S_ij^r"""
         return self.here(block, S) * S
 
+    def jumped(self, jump: Jump) -> Any:
+        """Gate by gate: of the n × n weights a list's places are few."""
+        return jump.dc_da @ (jump.da_dh @ self)
+
     def spread(self, s: Synapses, w: Array) -> Near:
         """Σ_k w_kr S_ij^k: on to every unit r that is at a place."""
         at, there, w = self.places.at, self.places.there, use.matrix(s, w)
