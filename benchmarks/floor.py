@@ -6,9 +6,9 @@ The floor of a step call at K = 1: of each component that w_rec drives, the n ×
 meets the trace's n rows of lines · n numbers (Eq. 22), which is n² · lines · n multiplications and as
 many additions; lines are those of every parameter of every gate (of one gate n_in + n + 1). Nothing
 else is counted. Of ALIF's two components w_rec drives one; the column "a component" counts the same for
-each component that the trace has, whether or not w_rec drives it. That number is divided by the machine's own rate for products of matrices in float32:
-the better one of a product of these very shapes and of one of 1024 × 1024 matrices, both by jitted
-`jnp.matmul`, in the same run. The step is `rule.step` of a batch of 1 with 40 inputs and a leaky
+each component that the trace has, driven or not. The number is divided by the machine's own rate for
+products of matrices in float32: the better one of a product of these very shapes and of one of
+1024 × 1024 matrices, both by jitted `jnp.matmul`, in the same run. The step is `rule.step` of a batch of 1 with 40 inputs and a leaky
 read-out of 2, its carry donated or not. The Jacobian of several gates is summed before it meets the
 trace, and the products with what h is made of are elementwise: so the count is the same for every unit.
 
@@ -49,7 +49,8 @@ def checked(rule, params, xs, ys, what):
 
     def loss(params, xs, ys):
         outputs = net.apply(params, xs).outputs
-        return jnp.sum(jax.vmap(jax.vmap(LOSS))(outputs, ys)) / xs.shape[1]
+        each = jax.vmap(LOSS)(outputs[:, 0], ys[:, 0])
+        return each.sum()
 
     both = ej.value_and_grad(rule, chunk=1), jax.value_and_grad(loss)
     return held(*in_float64(both, params, xs, ys), what)

@@ -146,8 +146,6 @@ MUTANTS = [
            "d.dh_dc @ epsilon"),
     Mutant("activity", "rules/eprop.py", "d.dL_dh @ e + ",
            ""),
-    Mutant("rtrl", "network/synapses/use.py", '"kr,bk...->br..."',
-           '"rk,bk...->br..."'),
     Mutant("e-prop", "rules/eprop.py", "d.dy_dy @ S.gamma.cell +",
            "S.gamma.cell +"),
     Mutant("kept", "engine/traces.py", '"w_rec" in params and jumps)',
