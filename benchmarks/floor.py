@@ -8,9 +8,9 @@ many additions; lines are those of every parameter of every gate (of one gate n_
 else is counted. Of ALIF's two components w_rec drives one; the column "a component" counts the same for
 each component that the trace has, driven or not. The number is divided by the machine's own rate for
 products of matrices in float32: the better one of a product of these very shapes and of one of
-1024 × 1024 matrices, both by jitted `jnp.matmul`, in the same run. The step is `rule.step` of a batch of 1 with 40 inputs and a leaky
-read-out of 2, its carry donated or not. The Jacobian of several gates is summed before it meets the
-trace, and the products with what h is made of are elementwise: so the count is the same for every unit.
+1024 × 1024 matrices, both by jitted `jnp.matmul`, in the same run. The step is `rule.step` of a batch
+of 1 with 40 inputs and a leaky read-out of 2, its carry donated or not. The Jacobian of several gates
+is summed before it meets the trace, so that the count is the same for every unit.
 
 Before anything is timed, the gradient of 32 such steps is held in float64 to autodiff of the whole
 sequence. Times are the least of interleaved runs. Of n = 256 the rows tell bytes: a process's own peak
@@ -53,7 +53,8 @@ def checked(rule, params, xs, ys, what):
         return each.sum()
 
     both = ej.value_and_grad(rule, chunk=1), jax.value_and_grad(loss)
-    return held(*in_float64(both, params, xs, ys), what)
+    found, wanted = in_float64(both, params, xs, ys)
+    return held(found, wanted, what)
 
 
 def least(calls, repeats):
