@@ -71,27 +71,20 @@ class Local:
         """The leaves, line by line."""
         return tuple(tuple(map(lines_of, leaf)) for leaf in self.leaves)
 
-    def spread(self, s: Synapses, w: Array) -> Ends:
-        """w_jr S_ij: on to every unit r."""
-        w = use.matrix(s, w)
-        on = lambda S: along(w.T, S[0, None], 1)[None] * S[:, None]
-        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.lines()), s.n_post)
+    def jumped(self, jump: Jump) -> Ends:
+        """J_rj S_ij: on to every unit r."""
+
+        def on(J: Array, S: Any) -> Any:
+            if isinstance(S, Outer):
+                return Outer(J * S.block[:, None], S.heard)
+            S = lines_of(S)[:, None]
+            return along(J, S, 2) * S
+
+        return Ends(jump.of(on, self.leaves), jump.n)
 
     def met(self, x: Array, S: Any) -> Array:
         """Σ_batch x_j S_ij"""
         return S.met(x) if isinstance(S, (Heard, Outer)) else over_examples(x, S)
-
-    def out(self, s: Synapses, w: Array) -> Ends:
-        """w_jr S_ij: out of the layer, to every r."""
-        w = use.matrix(s, w)
-
-        def on(S: Any) -> Any:
-            if isinstance(S, Outer):
-                return Outer(w.T[None] * S.block[:, None], S.heard)
-            S = lines_of(S)
-            return along(w.T, S[0, None], 1)[None] * S[:, None]
-
-        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), w.shape[1])
 
     def reached(self, x: Array, S: Any) -> Any:
         """x_j S_ij of each example and seed, x [*lead, B, j]: [B, *lead, lines, j]"""
@@ -126,12 +119,10 @@ class Ends:
         """block_r S_ij^r"""
         return S.scaled(block) if isinstance(S, Outer) else along(block, S, 2) * S
 
-    def spread(self, s: Synapses, w: Array) -> Ends:
-        """Σ_k w_kr S_ij^k: on to every unit r."""
-        on = use.onward(s, w)
-        return Ends(tuple(tuple(each(on, S) for S in leaf) for leaf in self.leaves), s.n_post)
-
-    out = spread
+    def jumped(self, jump: Jump) -> Ends:
+        """Σ_k J_rk S_ij^k: on to every unit r."""
+        on = lambda J, S: jnp.einsum("brk,bk...->br...", J, S)
+        return Ends(jump.of(on, self.leaves), jump.n)
 
     def met(self, x: Array, S: Any) -> Array:
         """Σ_batch Σ_r x_r S_ij^r"""
@@ -174,6 +165,10 @@ class Near:
     def scaled(self, block: Array, S: Array) -> Array:
         """block_r S_ij^r"""
         return self.here(block, S) * S
+
+    def jumped(self, jump: Jump) -> Any:
+        """Gate by gate: of the n × n weights a list's places are few."""
+        return jump.dc_da @ (jump.da_dh @ self)
 
     def spread(self, s: Synapses, w: Array) -> Near:
         """Σ_k w_kr S_ij^k: on to every unit r that is at a place."""
@@ -294,7 +289,24 @@ class Jump:
     da_dh: Drives
 
     def __matmul__(self, x: Any) -> Any:
-        return self.dc_da @ (self.da_dh @ x)
+        """Of a trace with one component, h."""
+        return x.jumped(self)
+
+    @property
+    def n(self) -> int:
+        """units r"""
+        return self.da_dh.synapses.n_post
+
+    @property
+    def J(self) -> Parts:
+        """By component, of all gates together: [B, r, k]."""
+        w_T = tuple(each(lambda w: use.matrix(self.da_dh.synapses, w).T, w) for w in self.da_dh.w)
+        product = lambda b, w: b[..., None] * w[None]
+        return tuple(inner(product, row, w_T) for row in self.dc_da.rows)
+
+    def of(self, on: Callable[[Array, Any], Any], leaves: tuple[Parts, ...]) -> tuple[Parts, ...]:
+        J = self.J
+        return tuple(tuple(each(on, J_c, S) for J_c in J) for (S,) in leaves)
 
     @property
     def T(self) -> Back:

@@ -165,13 +165,6 @@ def own(s: Synapses, w: Array) -> Array:
     return jnp.diagonal(matrix(s, w)) if s.own is None else s.own(w)
 
 
-def onward(s: Synapses, w: Array) -> Callable[[Array], Array]:
-    """Σ_k w_kr S_k, along the second axis: [B, k, ...] -> [B, r, ...]."""
-    if s.matrix:
-        return lambda S: jnp.einsum("kr,bk...->br...", w, S)
-    return lambda S: jnp.moveaxis(s.drive(w, jnp.moveaxis(S, 1, -1)), -1, 1)
-
-
 def number(s: Synapses) -> Array:
     """1 for each weight that exists, like w."""
     w = jnp.ones(shapes(s).shape)
