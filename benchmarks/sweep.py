@@ -69,7 +69,7 @@ def same_gradient(net, cell):
 
 def case(cell, rule, batch):
     net = ej.Network(CELLS[cell](40, 32), ej.readouts.leaky(32, 2))
-    sampler = functools.partial(TASK, batch=batch)
+    sampler = lambda key: TASK(key, batch)
     if rule == "plain":
         same_gradient(net, cell)
 
