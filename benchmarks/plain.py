@@ -58,7 +58,21 @@ def lstm(p, state, x, h, imposed):
     return (s,), h
 
 
-CELLS = {"alif": (alif, 3), "lif": (lif, 2), "rnn": (rnn, 0), "lstm": (lstm, 1)}
+def gru(p, state, x, h, imposed):
+    of_x = {g: x @ p["w_in"][g] + p["bias"][g] for g in "rzn"}
+    of_h = {g: h @ w for g, w in p["w_rec"].items()}
+    r, z = (jax.nn.sigmoid(of_x[g] + of_h[g]) for g in "rz")
+    h = (1 - z) * jnp.tanh(of_x["n"] + r * (of_h["hn"] + p["bias"]["hn"])) + z * h
+    return (), h
+
+
+CELLS = {
+    "alif": (alif, 3),
+    "lif": (lif, 2),
+    "rnn": (rnn, 0),
+    "lstm": (lstm, 1),
+    "gru": (gru, 0),
+}
 
 
 def loss_of(name, cut=False):
