@@ -4,9 +4,9 @@
 
 Seconds a step, in float32: what a step does, by kind (`ej.cost(...).work`), times the seconds that
 one of each kind takes. These are fitted to other cases than those that are held out here, by
-non-negative least squares. Of `auto`, what `chunk="auto"` takes stands beside the best chunk of 16, 32,
-64, … steps that keeps as little memory. Times are the least of several runs; the chunks of one case
-are interleaved.
+non-negative least squares. Of `auto`, what `chunk="auto"` takes stands beside the best chunk of 32, 64,
+128 or 256 steps, whatever memory that needs. Times are the least of several runs; the chunks of one
+case are interleaved.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 
 import eprop_jax as ej
 from benchmarks import harness, rules
-from eprop_jax.run.cost import auto_chunk, room
+from eprop_jax.run.cost import auto_chunk
 from eprop_jax.run.rates import Kinds, seconds, yardsticks
 
 LOSS = ej.losses.squared_error
@@ -39,25 +39,36 @@ def over(*factors):
 
 CELLS = ("lif", "alif", "leaky_rnn", "gru", "lstm")
 SIZES = ((32, 1), (128, 1), (64, 8), (256, 4))
-WHOLE = [("BPTT", None), ("order 4", None)]
 # (rule, K), cell, (n, B), T; K is None: the whole sequence
+LARGE = [(100, 16), (256, 16), (512, 4), (512, 32)]
 FIT = [
-    *over([("e-prop", 1)], CELLS, SIZES, [256]),
-    *over([("e-prop", 32), ("e-prop", 128), ("e-prop", None)], CELLS, SIZES, [512]),
-    *over([("e-prop", 1)], ["alif"], [(512, 1), (128, 16), (256, 16)], [256]),
-    *over([("e-prop", 32), ("e-prop", 256)], ["alif"], [(100, 16), (256, 16), (512, 4)], [512]),
-    *over([("e-prop", 64), ("e-prop", 256)], ["lif", "alif"], [(512, 32)], [512]),
-    *over([("e-prop", 32), ("e-prop", 256)], ["lstm"], [(128, 16)], [512]),
-    *over([("e-prop", None)], ["alif"], [(256, 16), (512, 32)], [512]),
-    *over([("BPTT", None)], ["alif", "gru", "lstm"], [*SIZES, (256, 16)], [256]),
-    *over([("BPTT", None)], ["lif", "leaky_rnn"], [(32, 1), (256, 4), (512, 8)], [256]),
-    *over([("order 4", None)], ["alif", "gru"], SIZES, [256]),
-    *over([("order 4", 64), ("order 4", 128)], ["alif", "leaky_rnn"], [(32, 1), (64, 2)], [512]),
-    *over([("RTRL", 32), ("RTRL", 64)], ["alif", "leaky_rnn"], [(32, 1), (32, 4)], [512]),
-    *over([("RTRL", 64), ("RTRL", 256)], ["alif", "leaky_rnn"], [(64, 1), (128, 1)], [512]),
-    *over([("RTRL", 64)], ["gru", "lstm"], [(32, 1)], [512]),
-    *over([("RTRL", 1)], ["alif", "leaky_rnn"], [(32, 1), (64, 1)], [32]),
-]  # fmt: skip
+    *over([("e-prop", 1), ("e-prop", None)], CELLS, SIZES, [256]),
+    *over([("e-prop", 128)], CELLS, SIZES, [512]),
+    *over([("e-prop", 32)], ["lif", "alif", "leaky_rnn"], SIZES, [512]),
+    *over([("e-prop", 32)], ["gru"], SIZES[:3], [512]),
+    *over([("e-prop", 256)], ["alif"], LARGE, [512]),
+    *over([("e-prop", 256)], ["lif", "lstm"], [(128, 16)], [1024]),
+    (("e-prop", None), "alif", (256, 16), 1024),
+    (("e-prop", None), "alif", (512, 32), 256),
+    *over(
+        [("BPTT", None)],
+        ["alif", "gru", "leaky_rnn"],
+        [(32, 1), (64, 8), (256, 1), (256, 16)],
+        [256],
+    ),
+    (("BPTT", None), "lif", (512, 8), 256),
+    (("BPTT", None), "lstm", (128, 16), 256),
+    *over([("order 4", None)], ["alif", "gru"], [(32, 1), (64, 8), (256, 4)], [256]),
+    *over([("order 4", 64)], ["alif", "leaky_rnn"], [(32, 1)], [256]),
+    *over([("order 4", 128)], ["alif", "leaky_rnn"], [(64, 2)], [512]),
+    *over([("RTRL", 32)], ["alif", "leaky_rnn"], [(32, 1)], [128]),
+    *over([("RTRL", 64)], ["alif", "leaky_rnn"], [(32, 4), (64, 1)], [256]),
+    *over([("RTRL", 128)], ["alif", "leaky_rnn"], [(128, 1)], [512]),
+    *over([("RTRL", 256)], ["alif", "leaky_rnn"], [(64, 1)], [1024]),
+    (("RTRL", 64), "gru", (32, 1), 256),
+    (("RTRL", 1), "alif", (32, 1), 16),
+    (("RTRL", 1), "leaky_rnn", (64, 1), 16),
+]
 HELD_OUT = [
     (("e-prop", 1), "lif", (100, 1), 400),
     (("e-prop", 1), "gru", (96, 4), 300),
@@ -101,26 +112,29 @@ def chosen(rule, cell, n, B, T, K):
     return auto_chunk(*sizes(rule, cell, n), (B,), T) if K == "auto" else K
 
 
-def least(rule, cell, n, B, T, chunks, at_least=0.2, repeats=5):
-    """{K: seconds a step}: the least of interleaved runs."""
+def programs(rule, cell, n, B, T, chunks):
+    """({K: compiled}, their arguments)."""
     net, *args = rules.problem(cell, n, T, B)
-    rule = MAKE[rule](net, LOSS)
-    built = {K: harness.compiled(ej.value_and_grad(rule, chunk=K), args)[0] for K in chunks}
-    begin, found = time.perf_counter(), dict.fromkeys(built, math.inf)
-    for _ in itertools.takewhile(
-        lambda i: i < repeats or time.perf_counter() - begin < at_least, itertools.count()
-    ):
-        times = harness.interleaved(built, args, 1)
-        found = {K: min(found[K], *times[K]) for K in built}
-    return {K: s / T for K, s in found.items()}
+    run = lambda K: ej.value_and_grad(MAKE[rule](net, LOSS), chunk=K)
+    return {K: harness.compiled(run(K), args)[0] for K in chunks}, args
+
+
+def least(rule, cell, n, B, T, chunks, at_least=0.2):
+    """{K: seconds a step}: the least of interleaved runs."""
+    built, args = programs(rule, cell, n, B, T, chunks)
+    found, left = {K: [] for K in built}, at_least
+    while left > 0:
+        begin = time.perf_counter()
+        for K, times in harness.interleaved(built, args, 3).items():
+            found[K] += times
+        left -= time.perf_counter() - begin
+    return {K: min(times) / T for K, times in found.items()}
 
 
 def lengths(rule, cell, n, B, T):
-    """Chunks of 16, 32, 64, … steps, parts of one length, as long as auto's may be; and auto's."""
-    made, params = sizes(rule, cell, n)
-    longest = room(ej.cost(made, params, (B,), 1))
-    parts = {math.ceil(T / math.ceil(T / 2**k)) for k in range(4, 14) if 2**k <= longest}
-    return sorted(parts | {auto_chunk(made, params, (B,), T)} - {T})
+    """Chunks of 32 to 256 steps, parts of one length, and the one that auto takes."""
+    parts = {math.ceil(T / math.ceil(T / 2**k)) for k in range(5, 9) if 2**k < T}
+    return sorted(parts | {chosen(rule, cell, n, B, T, "auto")})
 
 
 def planned(fit, held_out, auto):
