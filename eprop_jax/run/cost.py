@@ -20,8 +20,9 @@ from eprop_jax.run.rates import CACHE, RATES, Kinds, add, seconds
 
 SHORTEST = 16
 """steps of a chunk that `auto_chunk` takes, where T has them"""
-SMALL = 3e6
-"""bytes that a chunk may keep, however few its traces take"""
+SMALL = {False: 3e6, True: 8e6}
+"""bytes that a chunk may keep, however few its traces take; True: of traces that end at other units
+too, where each chunk costs whole products of traces"""
 
 
 class Cost(NamedTuple):
@@ -55,8 +56,8 @@ def cost(
 
     Seconds are Σ over kinds of work of how much a step does, `work`, times what one of it takes: at
     the default rates those of 2 cores of an AMD EPYC, from which `chunk="auto"` takes K, so that it is
-    the same everywhere; at those of `ej.measured_rates()` those of this machine. Of cases that were not
-    used to fit the rates they were within 1.5 × (docs/SPEED.md).
+    the same everywhere; at those of `ej.measured_rates()` those of this machine. How near they come is
+    told in docs/SPEED.md; RTRL at K = 1 takes two to four times as long as they say.
 
     Args:
       rule: `ej.bptt`, `ej.eprop`, `ej.m_order_eprop`, `ej.rtrl` or `ej.by_paths` of a network; of a
@@ -83,18 +84,18 @@ def cost(
     >>> online.seconds > 10 * chunked.seconds
     True
     """
-    definition.of_library("rule", rule)
+    spec = definition.of_library("rule", rule)
     batch_shape = checks.batch(batch_shape)
     K = None if chunk is None else checks.size("chunk", chunk)
     checks.instance("rates", rates, Kinds, "what ej.measured_rates() gives")
-    return _by_chunk(rule, params, batch_shape, rates)(K)
+    return _by_chunk(rule, spec, params, batch_shape, rates)(K)
 
 
 def _by_chunk(
-    rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...], rates: Kinds = RATES
+    rule: LearningRule, spec: RuleSpec, params: PyTree, batch_shape: tuple[int, ...], rates: Kinds
 ) -> Callable[[int | None], Cost]:
     """K -> its cost."""
-    spec, B = rule.spec, math.prod(batch_shape)
+    B = math.prod(batch_shape)
     carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)  # refuses wrong params
     trace_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
     doublings = max(0.0, math.log2(max(trace_bytes, 1) / CACHE))
@@ -220,7 +221,7 @@ def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...],
         raise TypeError("chunk: 'auto' needs one of the library's rules; give an int")
     if rule.spec.name == "BPTT":
         return T  # a shorter chunk would be truncated
-    at = _by_chunk(rule, params, batch_shape)
+    at = _by_chunk(rule, rule.spec, params, batch_shape, RATES)
     longest = room(at(1))
     if longest >= T:
         return T
@@ -230,5 +231,7 @@ def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...],
 
 
 def room(of_a_step: Cost) -> int:
-    """The steps of which is kept no more than of the traces, or 3 MB."""
-    return max(int(max(of_a_step.trace_bytes, SMALL) / of_a_step.chunk_bytes), SHORTEST)
+    """The steps of which is kept no more than of the traces, or `SMALL`."""
+    ends_elsewhere = of_a_step.work.each_example > 0  # of one step, nothing else is
+    most = max(of_a_step.trace_bytes, SMALL[ends_elsewhere])
+    return max(int(most / of_a_step.chunk_bytes), SHORTEST)

@@ -35,8 +35,9 @@ def value_and_grad(
       chunk: None: the whole sequence in one call, without traces (memory grows with T). An int K:
         K steps at a time, with traces carried across (memory does not grow with T); if K does not
         divide T, the last chunk is shorter. "auto": of the chunks that keep no more than the traces
-        take, or 3 MB, the one that `ej.cost` predicts to be fastest, from the sizes alone, so that it
-        is the same on every machine. The whole sequence where that has room, and for BPTT.
+        take, or 3 MB (8 MB for RTRL and orders above 1), the one that `ej.cost` predicts to be
+        fastest, from the sizes alone, so that it is the same on every machine. The whole sequence
+        where that has room, and for BPTT.
       has_aux: also return the network's outputs.
 
     Returns:
