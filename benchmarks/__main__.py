@@ -6,6 +6,7 @@ import sys
 for name in (
     "rules",
     "scaling",
+    "model",
     "fidelity",
     "sweep",
     "stream",

@@ -22,6 +22,7 @@ from eprop_jax.run.finite import check_finite
 from eprop_jax.run.layer import layer
 from eprop_jax.run.online import online
 from eprop_jax.run.predict import predict
+from eprop_jax.run.rates import measured_rates
 from eprop_jax.run.sequence import value_and_grad
 from eprop_jax.run.training import train
 from eprop_jax.transforms import sharding
@@ -58,6 +59,7 @@ __all__ = [
     "layer",
     "losses",
     "m_order_eprop",
+    "measured_rates",
     "narrow_traces",
     "online",
     "paths",

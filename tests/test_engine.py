@@ -11,7 +11,6 @@ import reference as ref
 import eprop_jax as ej
 from eprop_jax import jacobians as jac
 from eprop_jax.network import unitwise
-from eprop_jax.run.cost import auto_chunk
 
 LOSS = ej.losses.squared_error
 
@@ -128,35 +127,6 @@ def shapes(net):
     """Parameters of a network by their shapes, in float64."""
     params = jax.eval_shape(net.init, jax.random.key(0))
     return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float64), params)
-
-
-order_2 = functools.partial(ej.m_order_eprop, order=2)
-
-
-@pytest.mark.parametrize(
-    "rule, n, T, wanted",
-    [
-        # e-prop, at batch 4: 512 steps of 2816 bytes are less than 3 MB
-        (ej.eprop, 16, 8192, 512),
-        (ej.eprop, 16, 1000, 500),  # two parts of one length, not 512 and 488
-        (ej.eprop, 16, 5, 5),
-        # 512 steps of 10,496 bytes are more, and the traces less than 4 MB
-        (ej.eprop, 64, 256, 128),
-        (ej.eprop, 64, 1000, 125),
-        # the traces take 4.3 MB
-        (ej.eprop, 256, 1000, 250),
-        # 2·n
-        (ej.rtrl, 16, 100, 25),
-        (ej.rtrl, 64, 300, 100),
-        (order_2, 64, 300, 100),
-        (ej.rtrl, 4, 32, 16),  # but not fewer than 16
-        # BPTT in chunks would be truncated
-        (ej.bptt, 16, 10_000, 10_000),
-    ],
-)
-def test_auto_chunk_is_what_value_and_grad_documents(rule, n, T, wanted):
-    net = ej.Network(ej.cells.alif(3, n), ej.readouts.leaky(n, 2))
-    assert auto_chunk(rule(net, LOSS), shapes(net), (4,), T) == wanted
 
 
 def test_auto_chunk_is_the_same_gradient():

@@ -34,10 +34,10 @@ def value_and_grad(
       rule: a learning rule.
       chunk: None: the whole sequence in one call, without traces (memory grows with T). An int K:
         K steps at a time, with traces carried across (memory does not grow with T); if K does not
-        divide T, the last chunk is shorter. "auto": K from the sizes (`ej.cost`). For e-prop at
-        most 128 steps; 256 where the traces take more than 4 MB (they are passed over once a chunk,
-        which costs more out of cache); 512 where even such a chunk takes less than 3 MB. For RTRL
-        and orders above 1 at most 2·n, where a step costs O(n³). For BPTT the whole sequence.
+        divide T, the last chunk is shorter. "auto": of the chunks that keep no more than the traces
+        take, or 3 MB (8 MB for RTRL and orders above 1), the one that `ej.cost` predicts to be
+        fastest, from the sizes alone, so that it is the same on every machine. The whole sequence
+        where that has room, and for BPTT.
       has_aux: also return the network's outputs.
 
     Returns:
