@@ -308,7 +308,7 @@ MUTANTS = [
     Mutant("cost", "run/cost.py", "kept = B * (n * (d", "kept = 0 * (n * (d"),
     Mutant("cost", "run/cost.py", "trace=3 * local / K", "trace=local / K"),
     Mutant("cost", "run/cost.py", "key=lambda K: at(K).seconds", "key=lambda K: -at(K).seconds"),
-    Mutant("cost", "run/cost.py", "max(of_a_step.trace_bytes, SMALL[ends_elsewhere])", "3e7"),
+    Mutant("cost", "run/cost.py", "max(times * of_a_step.trace_bytes, least)", "3e7"),
     Mutant("cost", "run/cost.py", "number=unit * (1 + states)", "number=unit * 2"),
     Mutant("cost", "run/rates.py", "fixed + (sum(by_kind) - fixed) * width / 4", "sum(by_kind)"),
     Mutant("cost", "run/rates.py", "Kinds(loop, loop, passing", "Kinds(loop, loop, loop"),

@@ -16,13 +16,13 @@ from eprop_jax.network import unitwise
 from eprop_jax.network.synapses import use
 from eprop_jax.network.types import Cell, LearningRule, PyTree, RuleSpec, by_layer
 from eprop_jax.network.units import compute_dtype
-from eprop_jax.run.rates import CACHE, RATES, Kinds, add, seconds
+from eprop_jax.run.rates import RATES, Kinds, add, seconds
 
 SHORTEST = 16
 """steps of a chunk that `auto_chunk` takes, where T has them"""
-SMALL = {False: 3e6, True: 8e6}
-"""bytes that a chunk may keep, however few its traces take; True: of traces that end at other units
-too, where each chunk costs whole products of traces"""
+ROOM = {False: (2, 2**22), True: (1, 2**23)}
+"""What a chunk may keep: so many times what its traces take, or so many bytes. True: of traces that end
+at other units too, which are many; each chunk costs whole products of them."""
 
 
 class Cost(NamedTuple):
@@ -98,13 +98,11 @@ def _by_chunk(
     B = math.prod(batch_shape)
     carry = jax.eval_shape(lambda q: rule.init(q, batch_shape), params)  # refuses wrong params
     trace_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
-    doublings = max(0.0, math.log2(max(trace_bytes, 1) / CACHE))
     width = jnp.dtype(compute_dtype(params)).itemsize
     of = _of_layer if spec.costates is None else _of_stack
 
     def at(K: int | None) -> Cost:
         work, kept = of(spec, params, carry, B, K)
-        work = work._replace(far=work.trace * doublings)
         products = work.product + work.over_time + work.each_example + work.trace
         return Cost(
             float(products),
@@ -165,7 +163,6 @@ def _without_traces(
         over_time=B * (2 * P - recurrent) + 3 * B * n * n_out,
         each_example=0,
         trace=0,
-        far=0,
     )
     if K == 1:  # nothing over time: W_in is read too, and each example's gradient passed over
         rest = P - recurrent
@@ -225,13 +222,15 @@ def auto_chunk(rule: LearningRule, params: PyTree, batch_shape: tuple[int, ...],
     longest = room(at(1))
     if longest >= T:
         return T
-    lengths = (SHORTEST * 2 ** (k / 2) for k in range(2 * T.bit_length()))
-    parts = {math.ceil(T / x) for x in (longest, *lengths) if x <= longest}
-    return min(sorted(math.ceil(T / x) for x in parts), key=lambda K: at(K).seconds)
+    parts = [K for K in range(SHORTEST, longest + 1) if T % K == 0]
+    if 2 * max(parts, default=0) < longest:
+        parts = [math.ceil(T / math.ceil(T / longest))]  # the last chunk is shorter
+    return min(parts, key=lambda K: at(K).seconds)
 
 
 def room(of_a_step: Cost) -> int:
-    """The steps of which is kept no more than of the traces, or `SMALL`."""
+    """The steps that have room."""
     ends_elsewhere = of_a_step.work.each_example > 0  # of one step, nothing else is
-    most = max(of_a_step.trace_bytes, SMALL[ends_elsewhere])
+    times, least = ROOM[ends_elsewhere]
+    most = max(times * of_a_step.trace_bytes, least)
     return max(int(most / of_a_step.chunk_bytes), SHORTEST)

@@ -29,19 +29,14 @@ class Kinds(NamedTuple):
     """multiply-adds of a product for each example alone: over time, or with its traces"""
     trace: float
     """numbers of traces that are passed over"""
-    far: float
-    """the same, times the doublings of the cache that all traces together are"""
 
-
-CACHE = 5e5
-"""bytes; a pass over more takes longer with each doubling"""
 
 RATES = Kinds(
-    call=4.91e-07, loop=2.08e-07, number=7.49e-10, weight=2.2e-11, product=6.66e-12,
-    over_time=3.42e-11, each_example=3.01e-11, trace=3.31e-11, far=1.44e-11,
+    call=5.55e-07, loop=1.96e-07, number=9.52e-10, weight=1.39e-11, product=8.88e-12,
+    over_time=3.12e-11, each_example=2.03e-11, trace=3.55e-11,
 )  # fmt: skip
 """Seconds of one, in float32, and"""
-YARDSTICKS = (6.1e-08, 1.93e-05, 1.48e-03, 1.75e-05)
+YARDSTICKS = (6.11e-08, 2.09e-05, 1.65e-03, 1.73e-05)
 """those of `yardsticks`, on 2 cores of an AMD EPYC (`python -m benchmarks.model` prints both)"""
 
 
@@ -104,5 +99,5 @@ def measured_rates() -> Kinds:
     True
     """
     loop, product, at_once, passing = (x / y for x, y in zip(yardsticks(), YARDSTICKS))
-    like = Kinds(loop, loop, passing, product, product, at_once, at_once, passing, passing)
+    like = Kinds(loop, loop, passing, product, product, at_once, at_once, passing)
     return Kinds(*(rate * ratio for rate, ratio in zip(RATES, like)))

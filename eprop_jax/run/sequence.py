@@ -34,10 +34,10 @@ def value_and_grad(
       rule: a learning rule.
       chunk: None: the whole sequence in one call, without traces (memory grows with T). An int K:
         K steps at a time, with traces carried across (memory does not grow with T); if K does not
-        divide T, the last chunk is shorter. "auto": of the chunks that keep no more than the traces
-        take, or 3 MB (8 MB for RTRL and orders above 1), the one that `ej.cost` predicts to be
-        fastest, from the sizes alone, so that it is the same on every machine. The whole sequence
-        where that has room, and for BPTT.
+        divide T, the last chunk is shorter. "auto": of the parts of T that keep no more than twice
+        what the traces take, or 4 MB (for RTRL and orders above 1 once, or 8 MB), the one that
+        `ej.cost` predicts to be fastest, from the sizes alone, so that it is the same on every
+        machine. The whole sequence where that has room, and for BPTT.
       has_aux: also return the network's outputs.
 
     Returns:
