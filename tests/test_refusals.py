@@ -653,7 +653,7 @@ PUBLIC = [
     ("cost", lambda: ej.cost(RULE, PARAMS, batch_shape="8"), ("batch_shape", "'8'", "(8,)")),
     ("cost", lambda: ej.cost(RULE, PARAMS, chunk=0.5), ("chunk", "0.5", "int")),
     ("cost", lambda: ej.cost(RULE, []), ("params", "list", "net.init")),
-    ("cost", lambda: ej.cost(RULE, PARAMS, rates=(1.0,) * 9), ("rates", "tuple", "measured_rates")),
+    ("cost", lambda: ej.cost(RULE, PARAMS, rates=(1.0,) * 7), ("rates", "tuple", "measured_rates")),
     ("narrow_traces", lambda: ej.narrow_traces(NET), ("rule", "Network", "library's rules")),
     ("narrow_traces", lambda: ej.narrow_traces(RULE, "int16"), ("dtype", "int16", "floating")),
     ("narrow_traces", lambda: ej.narrow_traces(RULE, "b16"), ("dtype", "'b16'", "bfloat16")),

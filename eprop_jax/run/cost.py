@@ -103,7 +103,7 @@ def _by_chunk(
 
     def at(K: int | None) -> Cost:
         work, kept = of(spec, params, carry, B, K)
-        products = work.product + work.over_time + work.each_example + work.trace
+        products = work.product + work.each_example + work.trace
         return Cost(
             float(products),
             int(trace_bytes),
@@ -159,15 +159,13 @@ def _without_traces(
         loop=2 + (2 if K in (None, 1) else 3) * (1 + gates),  # forward and back; the traces' seeds
         number=unit * (1 + states) + B * n,
         weight=within,
-        product=B * within,
-        over_time=B * (2 * P - recurrent) + 3 * B * n * n_out,
+        product=B * (within + 2 * P - recurrent) + 3 * B * n * n_out,
         each_example=0,
         trace=0,
     )
     if K == 1:  # nothing over time: W_in is read too, and each example's gradient passed over
         rest = P - recurrent
-        more = {"weight": rest, "product": B * rest, "trace": B * P}
-        work = add(work, over_time=-B * (rest + P), **more)
+        work = add(work, weight=rest, product=-B * P, trace=B * P)
     return work
 
 
