@@ -81,12 +81,19 @@ def language_of(spec: RuleSpec) -> str:
     return spec.language
 
 
-def build(spec: RuleSpec, begun: Callable, gradient: Callable, traced: bool = True) -> LearningRule:
+def build(
+    spec: RuleSpec,
+    begun: Callable,
+    gradient: Callable,
+    traced: bool = True,
+    refuse: Callable[[dict], None] = lambda params: None,
+) -> LearningRule:
     """init, step and whole of a rule, from its traces (if it is `traced`) and its gradient.
 
     `begun(spec, params, state, B)` gives the carry before any step, whose first field is `state`;
-    `gradient(spec, params, carry, data, keep)` works on one batch axis, in the compute dtype. Without
-    a language there is no form for whole sequences.
+    `gradient(spec, params, carry, data, keep)` works on one batch axis, in the compute dtype;
+    `refuse(params)` refuses what the rule cannot train. Without a language there is no form for whole
+    sequences.
     """
     spec = spec._replace(gradient=gradient)
     net = spec.network
@@ -105,6 +112,7 @@ def build(spec: RuleSpec, begun: Callable, gradient: Callable, traced: bool = Tr
         dtype = compute_dtype(params)
         if dtype not in tried:
             check_unit(net, params)
+            jax.eval_shape(refuse, params)
             if spec.moves and not any(m.jumps for m in spec.moves):
                 jax.eval_shape(functools.partial(check_initial, spec), params)
             tried.add(dtype)

@@ -29,9 +29,10 @@ def of_layers(spec: RuleSpec, traced: bool = True) -> LearningRule:
         return known["plan"]
 
     def begun(spec: RuleSpec, params: dict, state: State, batch: int) -> Any:
-        connected.refuse_unconnected(spec, params)
         of = functools.partial(traces, plan_of(params)) if traced else definition.without_traces
         return of(spec, params, state, batch)
 
     spec = spec._replace(costates=lambda params: plan_of(params).nodes)
-    return definition.build(spec, begun, functools.partial(chunk.gradient, plan_of, traced), traced)
+    gradient = functools.partial(chunk.gradient, plan_of, traced)
+    refuse = functools.partial(connected.refuse_unconnected, spec)
+    return definition.build(spec, begun, gradient, traced, refuse)
