@@ -57,7 +57,7 @@ def cost(
     Seconds are Σ over kinds of work of how much a step does, `work`, times what one of it takes: at
     the default rates those of 2 cores of an AMD EPYC, from which `chunk="auto"` takes K, so that it is
     the same everywhere; at those of `ej.measured_rates()` those of this machine. How near they come is
-    told in docs/SPEED.md; RTRL at K = 1 takes half as long again as they say.
+    told in docs/SPEED.md; RTRL at K = 1 takes longer than they say.
 
     Args:
       rule: `ej.bptt`, `ej.eprop`, `ej.m_order_eprop`, `ej.rtrl` or `ej.by_paths` of a network; of a
